@@ -1,0 +1,24 @@
+//! The nouns: plain data, valid by construction.
+
+mod digest;
+mod function;
+mod id;
+mod instance;
+mod name;
+mod node;
+mod resources;
+mod time;
+mod trigger;
+
+pub use digest::{Digest, DigestError};
+pub use function::{
+    CONCURRENCY_MAX, Concurrency, FunctionSpec, INSTANCES_MAX, Network, RevisionSpec, Runtime, Scaling, ScalingError,
+    UnknownRuntime,
+};
+pub use id::{Epoch, IdError, InstanceId, InvocationId, NodeId, RevisionId, RevisionNumber};
+pub use instance::{Ending, InstanceFailure, Purpose};
+pub use name::{AppName, FunctionName, NAME_LENGTH_MAX, NameError};
+pub use node::{Node, NodeSpec};
+pub use resources::{Bytes, MilliCpu, Resources};
+pub use time::Timestamp;
+pub use trigger::{HttpTrigger, Method, PathPattern, Trigger, TriggerError};

@@ -1,0 +1,238 @@
+//! What may be proposed to the cluster, and what it answers.
+
+use crate::model::{
+    AppName, Ending, Epoch, FunctionName, FunctionSpec, InstanceId, NodeId, NodeSpec, Purpose, Resources, RevisionId,
+    RevisionNumber, Scaling,
+};
+
+/// One entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Makes an app exactly these functions: creates revisions where the spec differs from the newest one, changes scaling and
+    /// triggers in place, deletes functions of the app that are not listed. All or nothing.
+    DeployApp {
+        /// The app.
+        app: AppName,
+        /// Its functions.
+        functions: Vec<FunctionSpec>,
+        /// Refuse unless the app's index is this; zero means the app must not exist.
+        check_index: Option<u64>,
+    },
+    /// Deletes an app and its functions.
+    DeleteApp {
+        /// The app.
+        app: AppName,
+    },
+    /// Deletes one function.
+    DeleteFunction {
+        /// The function.
+        function: FunctionName,
+    },
+    /// Makes a revision the live one: the controller after it proved itself, or an operator rolling back.
+    Promote {
+        /// The revision; a failed one is refused.
+        revision: RevisionId,
+    },
+    /// Records that a revision does not start; a candidate is given up, the live revision stays.
+    FailRevision {
+        /// The revision.
+        revision: RevisionId,
+        /// Why, for people.
+        reason: String,
+    },
+    /// Changes how a function scales.
+    Scale {
+        /// The function.
+        function: FunctionName,
+        /// The limits from here on.
+        scaling: Scaling,
+    },
+    /// A node's agent has started: its epoch goes up by one, its grant becomes zero until the leader sets one.
+    RegisterNode {
+        /// The node.
+        node: NodeId,
+        /// What it says about itself.
+        spec: NodeSpec,
+    },
+    /// Sets what a node may start by itself.
+    Grant {
+        /// The node.
+        node: NodeId,
+        /// Its epoch as the leader knows it.
+        epoch: Epoch,
+        /// The whole grant; together with the node's placements at most its capacity.
+        resources: Resources,
+    },
+    /// Places one instance on a node; the id comes back in the reply.
+    Place {
+        /// What to run.
+        revision: RevisionId,
+        /// Where.
+        node: NodeId,
+        /// Why.
+        purpose: Purpose,
+    },
+    /// Ratifies instances that a node started inside its grant: they become placements, the grant shrinks by what they hold.
+    Adopt {
+        /// The node.
+        node: NodeId,
+        /// The epoch in which it speaks.
+        epoch: Epoch,
+        /// The instances and what they run.
+        instances: Vec<(InstanceId, RevisionId)>,
+    },
+    /// Removes placements whose instances have ended.
+    Release {
+        /// The node.
+        node: NodeId,
+        /// The epoch in which it speaks.
+        epoch: Epoch,
+        /// The instances and how they ended.
+        instances: Vec<(InstanceId, Ending)>,
+    },
+    /// Takes placements back: their nodes drain and stop the instances.
+    Unplace {
+        /// The instances; unknown ones are passed over.
+        instances: Vec<InstanceId>,
+    },
+}
+
+/// What applying a command brought about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It is done, at this index.
+    Done {
+        /// The state's index after it.
+        index: u64,
+    },
+    /// An app was deployed.
+    Deployed {
+        /// The app's index after it.
+        index: u64,
+        /// What became of each function, deleted ones included.
+        functions: Vec<AppliedFunction>,
+    },
+    /// A node registered.
+    Registered {
+        /// The epoch in which it speaks from here on.
+        epoch: Epoch,
+    },
+    /// An instance was placed.
+    Placed {
+        /// Its id.
+        instance: InstanceId,
+    },
+}
+
+/// What a deployment did to one function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliedFunction {
+    /// The function.
+    pub name: FunctionName,
+    /// Its newest revision; none once it is deleted.
+    pub revision: Option<RevisionNumber>,
+    /// What happened.
+    pub change: Change,
+}
+
+/// What happened to a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It did not exist before.
+    Created,
+    /// It has another revision.
+    Revised,
+    /// Only scaling or triggers changed.
+    Adjusted,
+    /// Nothing changed.
+    Unchanged,
+    /// It is gone.
+    Deleted,
+}
+
+/// Why a command changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// No such function.
+    #[error("there is no function {0}")]
+    NoFunction(FunctionName),
+    /// No such app.
+    #[error("there is no app {0}")]
+    NoApp(AppName),
+    /// No such revision, or it was forgotten.
+    #[error("there is no revision {0}")]
+    NoRevision(RevisionId),
+    /// No such node.
+    #[error("there is no {0}")]
+    NoNode(NodeId),
+    /// The name is taken by another app.
+    #[error("function {function} belongs to app {owner}")]
+    ForeignFunction {
+        /// The function.
+        function: FunctionName,
+        /// The app that owns it.
+        owner: AppName,
+    },
+    /// Two functions of one deployment have the same name.
+    #[error("function {0} is listed twice")]
+    DuplicateFunction(FunctionName),
+    /// Two functions claim the same requests.
+    #[error("functions {first} and {second} both claim {claim}")]
+    RouteTaken {
+        /// The one that had it.
+        first: FunctionName,
+        /// The one that wants it.
+        second: FunctionName,
+        /// Host, path and method, as people write them.
+        claim: String,
+    },
+    /// The app changed since the caller looked.
+    #[error("the index of app {app} is {actual}, not {expected}")]
+    IndexChanged {
+        /// The app.
+        app: AppName,
+        /// What the caller expected.
+        expected: u64,
+        /// What it is.
+        actual: u64,
+    },
+    /// The revision failed and cannot take traffic.
+    #[error("revision {revision} failed: {reason}")]
+    RevisionFailed {
+        /// The revision.
+        revision: RevisionId,
+        /// Why it failed.
+        reason: String,
+    },
+    /// The sender speaks in an epoch that has passed.
+    #[error("{node} is in epoch {}, the command speaks in {}", actual.0, given.0)]
+    StaleEpoch {
+        /// The node.
+        node: NodeId,
+        /// Its epoch.
+        actual: Epoch,
+        /// The epoch of the command.
+        given: Epoch,
+    },
+    /// The node has no room for it.
+    #[error("{node} has {room} left, that needs {needed}")]
+    NoRoom {
+        /// The node.
+        node: NodeId,
+        /// What is needed.
+        needed: Resources,
+        /// What is there.
+        room: Resources,
+    },
+    /// The instance is already known, with other facts.
+    #[error("{0} exists already")]
+    InstanceExists(InstanceId),
+    /// A limit of the state is reached.
+    #[error("{what}: the most is {limit}")]
+    Limit {
+        /// What there is too much of.
+        what: &'static str,
+        /// The most there may be.
+        limit: usize,
+    },
+}

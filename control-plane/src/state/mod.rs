@@ -1,0 +1,97 @@
+//! What the cluster has agreed on: the replicated state machine.
+//!
+//! [`State::apply`] is total and deterministic: time comes inside the log entry, a bad command is refused with a
+//! [`Rejection`], and nothing panics, because one poisoned entry would stop every replica.
+
+mod command;
+
+use std::collections::BTreeMap;
+
+pub use command::{AppliedFunction, Change, Command, Rejection, Reply};
+
+use crate::model::{
+    AppName, FunctionName, InstanceId, Node, NodeId, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec,
+    Scaling, Timestamp, Trigger,
+};
+
+/// Everything that is replicated.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// How many commands changed something; `check-index` compares against a function's or app's share of it.
+    pub index: u64,
+    /// What each manifest deployed.
+    pub apps: BTreeMap<AppName, App>,
+    /// Every function by name.
+    pub functions: BTreeMap<FunctionName, Function>,
+    /// Every node that ever registered and was not removed.
+    pub nodes: BTreeMap<NodeId, Node>,
+    /// Every instance that is agreed to run, wherever it is.
+    pub placements: BTreeMap<InstanceId, Placement>,
+    /// The last sequence handed out for a placed instance.
+    pub placed_last: u32,
+}
+
+/// What one manifest deployed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct App {
+    /// The [`State::index`] at which it last changed.
+    pub index: u64,
+    /// When it was last deployed.
+    pub deployed_at: Timestamp,
+}
+
+/// A function and its revisions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// The app that owns it.
+    pub app: AppName,
+    /// The [`State::index`] at which it last changed.
+    pub index: u64,
+    /// How it scales.
+    pub scaling: Scaling,
+    /// What invokes it beside its name.
+    pub triggers: Vec<Trigger>,
+    /// Its revisions; old ones beyond a limit are forgotten, the live one and the candidate never.
+    pub revisions: BTreeMap<RevisionNumber, Revision>,
+    /// The revision that takes all traffic, once one has proved that it starts.
+    pub live: Option<RevisionNumber>,
+    /// The revision that is being proved before it becomes live.
+    pub candidate: Option<RevisionNumber>,
+}
+
+/// Immutable code and settings of a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revision {
+    /// What its instances run.
+    pub spec: RevisionSpec,
+    /// When it was deployed.
+    pub created_at: Timestamp,
+    /// How far it came.
+    pub status: RevisionStatus,
+}
+
+/// How far a revision came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RevisionStatus {
+    /// No instance of it has become ready yet.
+    Pending,
+    /// An instance of it became ready: it may take traffic.
+    Proved,
+    /// Its instances do not start; the text says why.
+    Failed(String),
+}
+
+/// The agreed decision that an instance runs on a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// What it runs.
+    pub revision: RevisionId,
+    /// Where.
+    pub node: NodeId,
+    /// What it holds of its node.
+    pub resources: Resources,
+    /// Why it exists.
+    pub purpose: Purpose,
+    /// When it was agreed.
+    pub since: Timestamp,
+}
