@@ -9,11 +9,8 @@
 //! system call, well below a microsecond.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::io::Errno;
-use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 
 use super::line::LineSplitter;
@@ -36,10 +33,7 @@ pub struct OutputLimits {
 
 impl Default for OutputLimits {
     fn default() -> Self {
-        Self {
-            invocation_bytes: 1024 * 1024,
-            second_bytes: 4 * 1024 * 1024,
-        }
+        Self { invocation_bytes: 1024 * 1024, second_bytes: 4 * 1024 * 1024 }
     }
 }
 
@@ -47,8 +41,8 @@ impl Default for OutputLimits {
 #[derive(Debug)]
 pub struct Capture {
     state: Mutex<State>,
-    /// Of stdout and of stderr. Read directly: the reactor learns of bytes later than they come.
-    pipes: [Option<AsyncFd<OwnedFd>>; 2],
+    /// Of stdout and of stderr.
+    pipes: [Option<pipe::Receiver>; 2],
     now_us: fn() -> u64,
 }
 
@@ -80,20 +74,15 @@ struct Budget {
 impl Capture {
     /// Returns a capture that reads the given pipes and what bootstraps send.
     ///
-    /// `now_us` reads the clock in microseconds since 1970. Fails when the reactor takes no more
-    /// descriptors.
+    /// `now_us` reads the clock in microseconds since 1970.
     pub fn new(
         stdout: Option<pipe::Receiver>,
         stderr: Option<pipe::Receiver>,
         sink: LogSink,
         limits: OutputLimits,
         now_us: fn() -> u64,
-    ) -> io::Result<Arc<Self>> {
-        let register = |pipe: Option<pipe::Receiver>| {
-            pipe.map(|pipe| AsyncFd::register(pipe.into_nonblocking_fd()?))
-                .transpose()
-        };
-        let pipes = [register(stdout)?, register(stderr)?];
+    ) -> Arc<Self> {
+        let pipes = [stdout, stderr];
         let state = Mutex::new(State {
             sink,
             limits,
@@ -102,11 +91,7 @@ impl Capture {
             open: pipes.each_ref().map(Option::is_some),
             second: Budget::default(),
         });
-        Ok(Arc::new(Self {
-            state,
-            pipes,
-            now_us,
-        }))
+        Arc::new(Self { state, pipes, now_us })
     }
 
     /// Reads the pipes until both are closed.
@@ -126,21 +111,18 @@ impl Capture {
                 },
             };
             let mut state = self.lock();
-            let Ok(mut ready) = ready else {
+            if ready.is_err() {
                 state.open = [false; 2];
-                return;
-            };
-            let is_empty = self.drain(&mut state);
-            if is_empty {
-                ready.clear_ready();
             }
+            // This read tells the reactor when a pipe is empty, so that it is waited for again.
+            self.drain(&mut state, pipe::Receiver::try_read);
         }
     }
 
     /// Takes what is left in the pipes and says that no line will follow.
     pub fn finish(&self) {
         let mut state = self.lock();
-        self.drain(&mut state);
+        self.drain(&mut state, read_now);
         state.flush((self.now_us)());
         state.sink.close();
     }
@@ -148,22 +130,17 @@ impl Capture {
     /// Notes that an invocation begins: what is written from here on may be its own.
     pub fn begin(&self, request_id: &Arc<str>) {
         let mut state = self.lock();
-        self.drain(&mut state);
+        self.drain(&mut state, read_now);
         state.flush((self.now_us)());
-        state.running.push(Running {
-            request_id: Arc::clone(request_id),
-            written: 0,
-        });
+        state.running.push(Running { request_id: Arc::clone(request_id), written: 0 });
     }
 
     /// Notes that an invocation has ended, after taking what it wrote.
     pub fn end(&self, request_id: &str) {
         let mut state = self.lock();
-        self.drain(&mut state);
+        self.drain(&mut state, read_now);
         state.flush((self.now_us)());
-        state
-            .running
-            .retain(|running| *running.request_id != *request_id);
+        state.running.retain(|running| *running.request_id != *request_id);
     }
 
     /// Takes text that a bootstrap sent, with the invocation it named.
@@ -174,38 +151,35 @@ impl Capture {
         splitter.finish(|line| state.write(at_us, stream, request_id, line));
     }
 
-    /// Empties the pipes, up to a limit that lets others have their turn. Returns whether they
-    /// were empty in the end.
-    fn drain(&self, state: &mut State) -> bool {
-        let mut is_empty = true;
+    /// Empties the pipes, up to a limit that lets others have their turn.
+    fn drain(&self, state: &mut State, read: fn(&pipe::Receiver, &mut [u8]) -> io::Result<usize>) {
         for (at, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
-            let Some(pipe) = self.pipes[at].as_ref().filter(|_| state.open[at]) else {
-                continue;
-            };
+            let Some(pipe) = self.pipes[at].as_ref().filter(|_| state.open[at]) else { continue };
             let mut buffer = [0; READ_BYTES];
-            let mut turns = 0;
-            while turns < READS_PER_TURN {
-                turns += 1;
-                match rustix::io::read(pipe, &mut buffer) {
+            for _ in 0..READS_PER_TURN {
+                match read(pipe, &mut buffer) {
                     Ok(0) => state.open[at] = false,
                     Ok(count) => {
                         state.take(at, stream, (self.now_us)(), &buffer[..count]);
                         continue;
                     }
-                    Err(Errno::INTR) => continue,
-                    Err(Errno::AGAIN) => {}
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(_) => state.open[at] = false,
                 }
                 break;
             }
-            is_empty &= turns < READS_PER_TURN;
         }
-        is_empty
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Reads what is in the pipe, of which the reactor may not have heard yet.
+fn read_now(pipe: &pipe::Receiver, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::io::read(pipe, buffer)?)
 }
 
 impl State {
@@ -238,33 +212,21 @@ impl State {
     /// Passes a line on, or the mark that says why it is missing, or nothing behind such a mark.
     fn write(&mut self, at_us: u64, stream: Stream, request_id: Option<&Arc<str>>, text: &str) {
         let cost = text.len() + 1;
-        let line = |text: String, is_mark| LogLine {
-            at_us,
-            stream,
-            request_id: request_id.cloned(),
-            text,
-            is_mark,
-        };
-        if let Some(running) = request_id.and_then(|id| {
-            self.running
-                .iter_mut()
-                .find(|running| *running.request_id == **id)
-        }) {
+        let line = |text: String, is_mark| LogLine { at_us, stream, request_id: request_id.cloned(), text, is_mark };
+        if let Some(running) =
+            request_id.and_then(|id| self.running.iter_mut().find(|running| *running.request_id == **id))
+        {
             let limit = self.limits.invocation_bytes;
             if let Some(first) = exceeds(&mut running.written, cost, limit) {
                 if first {
-                    let text =
-                        format!("output truncated: more than {limit} bytes in one invocation");
+                    let text = format!("output truncated: more than {limit} bytes in one invocation");
                     self.sink.push(line(text, true));
                 }
                 return;
             }
         }
         if at_us.saturating_sub(self.second.since_us) >= 1_000_000 {
-            self.second = Budget {
-                since_us: at_us,
-                written: 0,
-            };
+            self.second = Budget { since_us: at_us, written: 0 };
         }
         let limit = self.limits.second_bytes;
         match exceeds(&mut self.second.written, cost, limit) {
@@ -305,23 +267,17 @@ mod tests {
     }
 
     fn capture(limits: OutputLimits) -> (std::fs::File, Arc<Capture>, LogSource) {
-        let (writer, reader) = std::io::pipe().expect("a pipe can be made");
+        let (reader, writer) = std::io::pipe().expect("a pipe can be made");
         let stdout = pipe::Receiver::from_owned_fd(reader.into()).expect("it is a pipe");
         let (sink, source) = log_queue();
         let writer = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
-        let capture = Capture::new(Some(stdout), None, sink, limits, clock);
-        (writer, capture.expect("the reactor takes it"), source)
+        (writer, Capture::new(Some(stdout), None, sink, limits, clock), source)
     }
 
     async fn all(mut source: LogSource) -> Vec<String> {
         let mut lines = Vec::new();
         while let Some(received) = source.recv().await {
-            let id = received
-                .line
-                .request_id
-                .as_deref()
-                .unwrap_or("-")
-                .to_owned();
+            let id = received.line.request_id.as_deref().unwrap_or("-").to_owned();
             lines.push(format!("{id} {}", received.line.text));
         }
         lines
@@ -333,9 +289,7 @@ mod tests {
         let (first, second) = (Arc::from("first"), Arc::from("second"));
         writer.write_all(b"loading\n").expect("the pipe takes it");
         capture.begin(&first);
-        writer
-            .write_all(b"working\nunfinished")
-            .expect("the pipe takes it");
+        writer.write_all(b"working\nunfinished").expect("the pipe takes it");
         capture.end(&first);
         capture.begin(&second);
         capture.begin(&first);
@@ -344,26 +298,15 @@ mod tests {
         writer.write_all(b"mine\n").expect("the pipe takes it");
         capture.end(&second);
         drop(writer);
-        tokio::time::timeout(Duration::from_secs(5), capture.run())
-            .await
-            .expect("a closed pipe ends the reading");
+        tokio::time::timeout(Duration::from_secs(5), capture.run()).await.expect("a closed pipe ends the reading");
         capture.finish();
-        let expected = [
-            "- loading",
-            "first working",
-            "first unfinished",
-            "- whose?",
-            "second mine",
-        ];
+        let expected = ["- loading", "first working", "first unfinished", "- whose?", "second mine"];
         assert_eq!(all(source).await, expected);
     }
 
     #[tokio::test]
     async fn an_invocation_over_its_limit_is_cut_with_a_mark() {
-        let limits = OutputLimits {
-            invocation_bytes: 10,
-            second_bytes: 1000,
-        };
+        let limits = OutputLimits { invocation_bytes: 10, second_bytes: 1000 };
         let (_writer, capture, source) = capture(limits);
         let id = Arc::from("a");
         capture.begin(&id);
@@ -378,10 +321,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_flood_is_cut_until_the_second_is_over() {
-        let limits = OutputLimits {
-            invocation_bytes: 1000,
-            second_bytes: 6,
-        };
+        let limits = OutputLimits { invocation_bytes: 1000, second_bytes: 6 };
         let (_writer, capture, source) = capture(limits);
         capture.record(0, Stream::Stdout, None, b"12345\nno\nno\n");
         capture.record(999_999, Stream::Stdout, None, b"no");

@@ -91,10 +91,7 @@ pub(super) fn put_header(
     let length = u32::try_from(counted)
         .ok()
         .filter(|_| counted <= FRAME_MAX_BYTES)
-        .ok_or(FrameError::TooLong {
-            length: counted,
-            limit: FRAME_MAX_BYTES,
-        })?;
+        .ok_or(FrameError::TooLong { length: counted, limit: FRAME_MAX_BYTES })?;
     into.put_u32_le(length);
     into.put_u8(kind as u8);
     into.put_u64_le(invocation);
@@ -116,23 +113,13 @@ impl LogRecord {
     /// Reads the payload of a [`Kind::Log`] frame.
     pub(super) fn decode(mut payload: Bytes) -> Result<Self, FrameError> {
         if payload.len() < 9 {
-            return Err(FrameError::BadPayload {
-                kind: Kind::Log,
-                length: payload.len(),
-            });
+            return Err(FrameError::BadPayload { kind: Kind::Log, length: payload.len() });
         }
         let stream = payload.get_u8();
         if !matches!(stream, 1 | 2) {
-            return Err(FrameError::BadPayload {
-                kind: Kind::Log,
-                length: payload.len(),
-            });
+            return Err(FrameError::BadPayload { kind: Kind::Log, length: payload.len() });
         }
-        Ok(Self {
-            stream,
-            at_us: payload.get_u64_le(),
-            text: payload,
-        })
+        Ok(Self { stream, at_us: payload.get_u64_le(), text: payload })
     }
 }
 
@@ -180,10 +167,7 @@ impl Decoder {
     /// Returns a decoder that refuses frames longer than `limit` bytes (and than
     /// [`FRAME_MAX_BYTES`]), before it has buffered them.
     pub(super) fn new(limit: usize) -> Self {
-        Self {
-            buffer: BytesMut::new(),
-            limit: limit.min(FRAME_MAX_BYTES),
-        }
+        Self { buffer: BytesMut::new(), limit: limit.min(FRAME_MAX_BYTES) }
     }
 
     /// Returns where to append what was read.
@@ -204,10 +188,7 @@ impl Decoder {
             return Err(FrameError::TooShort { length });
         }
         if length > self.limit {
-            return Err(FrameError::TooLong {
-                length,
-                limit: self.limit,
-            });
+            return Err(FrameError::TooLong { length, limit: self.limit });
         }
         if rest.len() < length {
             let missing = length - rest.len();
@@ -218,11 +199,7 @@ impl Decoder {
         frame.advance(4);
         let kind = Kind::try_from(frame.get_u8())?;
         let invocation = frame.get_u64_le();
-        Ok(Some(Frame {
-            kind,
-            invocation,
-            payload: frame.freeze(),
-        }))
+        Ok(Some(Frame { kind, invocation, payload: frame.freeze() }))
     }
 }
 
@@ -245,24 +222,15 @@ mod tests {
             Kind::Stream,
             Kind::Chunk,
         ]);
-        (
+        (kind, any::<u64>(), prop::collection::vec(any::<u8>(), 0..300)).prop_map(|(kind, invocation, payload)| Frame {
             kind,
-            any::<u64>(),
-            prop::collection::vec(any::<u8>(), 0..300),
-        )
-            .prop_map(|(kind, invocation, payload)| Frame {
-                kind,
-                invocation,
-                payload: payload.into(),
-            })
+            invocation,
+            payload: payload.into(),
+        })
     }
 
     /// Feeds `bytes` cut at the given places and returns the frames and how it ended.
-    fn decode(
-        bytes: &[u8],
-        cuts: &[prop::sample::Index],
-        limit: usize,
-    ) -> (Vec<Frame>, Option<FrameError>) {
+    fn decode(bytes: &[u8], cuts: &[prop::sample::Index], limit: usize) -> (Vec<Frame>, Option<FrameError>) {
         let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
         places.extend([0, bytes.len()]);
         places.sort_unstable();
@@ -316,10 +284,7 @@ mod tests {
     fn a_frame_over_the_limit_is_refused_before_it_arrives() {
         let mut decoder = Decoder::new(100);
         decoder.buffer().extend_from_slice(&101u32.to_le_bytes());
-        let refused = Err(FrameError::TooLong {
-            length: 101,
-            limit: 100,
-        });
+        let refused = Err(FrameError::TooLong { length: 101, limit: 100 });
         assert_eq!(decoder.next_frame(), refused);
     }
 }

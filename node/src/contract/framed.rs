@@ -23,9 +23,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::capture::Capture;
 use super::frame::{Decoder, Frame, Kind, LogRecord, put_header};
-use super::invocation::{
-    Breach, ErrorReport, Identity, InitFailure, Invocation, Outcome, ReadyInfo,
-};
+use super::invocation::{Breach, ErrorReport, Identity, InitFailure, Invocation, Outcome, ReadyInfo};
 use super::output::Stream;
 use super::stream::{AnswerStream, Item, Origin, StreamFailure};
 
@@ -96,10 +94,7 @@ enum Waiting {
     /// For the first sign of an answer.
     Caller(oneshot::Sender<Reply>),
     /// For more of a streamed answer.
-    Reader {
-        items: mpsc::Sender<Item>,
-        window: usize,
-    },
+    Reader { items: mpsc::Sender<Item>, window: usize },
     /// Nobody: cancelled, but not answered yet.
     Nobody,
 }
@@ -108,10 +103,7 @@ enum Waiting {
 enum Reply {
     Answer(Bytes),
     Error(ErrorReport),
-    Stream {
-        content_type: Option<String>,
-        items: mpsc::Receiver<Item>,
-    },
+    Stream { content_type: Option<String>, items: mpsc::Receiver<Item> },
     End(End),
 }
 
@@ -179,9 +171,7 @@ impl Framed {
         let caller = match self.shared.send_invoke(&invocation, reply) {
             Ok(caller) => caller,
             Err(Refused::Ended(End::Died)) => {
-                return Outcome::InstanceDied {
-                    may_have_started: false,
-                };
+                return Outcome::InstanceDied { may_have_started: false };
             }
             Err(Refused::Ended(End::Broken(breach)) | Refused::Breach(breach)) => {
                 return Outcome::Broken(breach);
@@ -191,17 +181,12 @@ impl Framed {
             Err(_) => Outcome::TimedOut,
             Ok(Ok(Reply::Answer(bytes))) => Outcome::Answer(bytes),
             Ok(Ok(Reply::Error(report))) => Outcome::FunctionError(report),
-            Ok(Ok(Reply::Stream {
-                content_type,
-                items,
-            })) => {
+            Ok(Ok(Reply::Stream { content_type, items })) => {
                 let stream = AnswerStream::new(content_type, items, Box::new(caller), deadline);
                 Outcome::Stream(stream)
             }
             Ok(Ok(Reply::End(End::Broken(breach)))) => Outcome::Broken(breach),
-            Ok(Ok(Reply::End(End::Died)) | Err(_)) => Outcome::InstanceDied {
-                may_have_started: true,
-            },
+            Ok(Ok(Reply::End(End::Died)) | Err(_)) => Outcome::InstanceDied { may_have_started: true },
         }
     }
 
@@ -243,8 +228,7 @@ impl Drop for Caller {
             return;
         };
         pending.waiting = Waiting::Nobody;
-        self.shared
-            .send(&mut state, Kind::Cancel, self.id, Bytes::new());
+        self.shared.send(&mut state, Kind::Cancel, self.id, Bytes::new());
     }
 }
 
@@ -252,11 +236,7 @@ impl Origin for Caller {
     fn taken(&mut self, bytes: usize) {
         let mut state = self.shared.lock();
         let cost = bytes + CHUNK_COST_BYTES;
-        let Some(Pending {
-            waiting: Waiting::Reader { window, .. },
-            ..
-        }) = state.pending.get_mut(&self.id)
-        else {
+        let Some(Pending { waiting: Waiting::Reader { window, .. }, .. }) = state.pending.get_mut(&self.id) else {
             return;
         };
         *window += cost;
@@ -278,8 +258,7 @@ impl Shared {
         reply: oneshot::Sender<Reply>,
     ) -> Result<Caller, Refused> {
         let header = self.invoke_header(invocation)?;
-        let header_bytes =
-            u32::try_from(header.len()).map_err(|_| unsendable("header too long"))?;
+        let header_bytes = u32::try_from(header.len()).map_err(|_| unsendable("header too long"))?;
         let mut head = BytesMut::with_capacity(header.len() + 32);
         let payload_bytes = 4 + header.len() + invocation.event.len();
         let request_id = &invocation.request_id;
@@ -289,13 +268,9 @@ impl Shared {
         let refused = if let Some(end) = &state.end {
             Some(Refused::Ended(end.clone()))
         } else if state.pending.len() >= INVOCATIONS_MAX {
-            Some(Refused::Breach(Breach::Full {
-                limit: INVOCATIONS_MAX,
-            }))
+            Some(Refused::Breach(Breach::Full { limit: INVOCATIONS_MAX }))
         } else {
-            put_header(&mut head, Kind::Invoke, id, payload_bytes)
-                .err()
-                .map(|error| unsendable(&error.to_string()))
+            put_header(&mut head, Kind::Invoke, id, payload_bytes).err().map(|error| unsendable(&error.to_string()))
         };
         if let Some(refused) = refused {
             drop(state);
@@ -306,19 +281,10 @@ impl Shared {
         head.extend_from_slice(&header);
         state.next_id += 1;
         let waiting = Waiting::Caller(reply);
-        state.pending.insert(
-            id,
-            Pending {
-                request_id: Arc::clone(request_id),
-                waiting,
-            },
-        );
+        state.pending.insert(id, Pending { request_id: Arc::clone(request_id), waiting });
         self.count(&state);
         self.write(&mut state, [head.freeze(), invocation.event.clone()]);
-        Ok(Caller {
-            shared: Arc::clone(self),
-            id,
-        })
+        Ok(Caller { shared: Arc::clone(self), id })
     }
 
     fn invoke_header(&self, invocation: &Invocation) -> Result<Vec<u8>, Refused> {
@@ -361,9 +327,7 @@ impl Shared {
             return;
         }
         let was_idle = state.outbound.is_empty();
-        state
-            .outbound
-            .extend(parts.into_iter().filter(|part| !part.is_empty()));
+        state.outbound.extend(parts.into_iter().filter(|part| !part.is_empty()));
         if was_idle && !self.flush(state) {
             self.written.notify_one();
         }
@@ -395,11 +359,7 @@ impl Shared {
 
     /// Takes one frame from the instance.
     fn on_frame(&self, frame: Frame) -> Result<(), Breach> {
-        let Frame {
-            kind,
-            invocation: id,
-            payload,
-        } = frame;
+        let Frame { kind, invocation: id, payload } = frame;
         match kind {
             Kind::Ready => {
                 let info = serde_json::from_slice(&payload);
@@ -454,13 +414,8 @@ impl Shared {
         let pending = state.pending.get(&id).map(|pending| &pending.request_id);
         let request_id = pending.or_else(|| state.inherited.get(&id)).cloned();
         drop(state);
-        let stream = if record.stream == 1 {
-            Stream::Stdout
-        } else {
-            Stream::Stderr
-        };
-        self.capture
-            .record(record.at_us, stream, request_id.as_ref(), &record.text);
+        let stream = if record.stream == 1 { Stream::Stdout } else { Stream::Stderr };
+        self.capture.record(record.at_us, stream, request_id.as_ref(), &record.text);
     }
 
     fn on_end(&self, id: u64, answer: Result<Bytes, ErrorReport>) {
@@ -472,11 +427,7 @@ impl Shared {
         if let Some(request_id) = inherited {
             self.capture.end(&request_id);
         }
-        let Some(Pending {
-            request_id,
-            waiting,
-        }) = pending
-        else {
+        let Some(Pending { request_id, waiting }) = pending else {
             return;
         };
         self.capture.end(&request_id);
@@ -502,20 +453,14 @@ impl Shared {
         }
         // Two more than the window holds: the end always fits.
         let (items, received) = mpsc::channel(STREAM_WINDOW_CHUNKS + 2);
-        let reader = Waiting::Reader {
-            items,
-            window: STREAM_WINDOW_BYTES,
-        };
+        let reader = Waiting::Reader { items, window: STREAM_WINDOW_BYTES };
         let Waiting::Caller(reply) = std::mem::replace(&mut pending.waiting, reader) else {
             return;
         };
         drop(state);
         let content_type = String::from_utf8_lossy(content_type).into_owned();
         let content_type = Some(content_type).filter(|text| !text.is_empty());
-        drop(reply.send(Reply::Stream {
-            content_type,
-            items: received,
-        }));
+        drop(reply.send(Reply::Stream { content_type, items: received }));
     }
 
     fn on_chunk(&self, id: u64, bytes: Bytes) -> Result<(), Breach> {
@@ -526,9 +471,7 @@ impl Shared {
         let Waiting::Reader { items, window } = &mut pending.waiting else {
             return Ok(());
         };
-        *window = window
-            .checked_sub(bytes.len() + CHUNK_COST_BYTES)
-            .ok_or(Breach::Overrun)?;
+        *window = window.checked_sub(bytes.len() + CHUNK_COST_BYTES).ok_or(Breach::Overrun)?;
         drop(items.try_send(Item::Bytes(bytes)));
         Ok(())
     }
@@ -549,11 +492,7 @@ impl Shared {
         for request_id in inherited.into_values() {
             self.capture.end(&request_id);
         }
-        for Pending {
-            request_id,
-            waiting,
-        } in pending.into_values()
-        {
+        for Pending { request_id, waiting } in pending.into_values() {
             self.capture.end(&request_id);
             match (waiting, &end) {
                 (Waiting::Caller(reply), end) => drop(reply.send(Reply::End(end.clone()))),
@@ -566,26 +505,19 @@ impl Shared {
     }
 
     fn count(&self, state: &State) {
-        self.in_flight
-            .send_replace(state.pending.len() + state.inherited.len());
+        self.in_flight.send_replace(state.pending.len() + state.inherited.len());
     }
 }
 
 fn unsendable(reason: &str) -> Refused {
-    Refused::Breach(Breach::Unsendable {
-        reason: reason.to_owned(),
-    })
+    Refused::Breach(Breach::Unsendable { reason: reason.to_owned() })
 }
 
 /// Reads frames, and writes what is queued, until the connection ends.
 async fn run(shared: Arc<Shared>, mut decoder: Decoder) {
     loop {
         let has_more = !shared.lock().outbound.is_empty();
-        let interest = if has_more {
-            Interest::READABLE | Interest::WRITABLE
-        } else {
-            Interest::READABLE
-        };
+        let interest = if has_more { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         let ready = tokio::select! {
             ready = shared.socket.ready(interest) => ready,
             () = shared.written.notified() => continue,

@@ -164,17 +164,9 @@ impl ErrorReport {
             error_message: &'a str,
             stack_trace: [&'a str; 0],
         }
-        let written = Written {
-            error_type,
-            error_message,
-            stack_trace: [],
-        };
+        let written = Written { error_type, error_message, stack_trace: [] };
         let json = serde_json::to_vec(&written).expect("strings can be written as JSON");
-        Self {
-            error_type: error_type.to_owned(),
-            error_message: error_message.to_owned(),
-            json: json.into(),
-        }
+        Self { error_type: error_type.to_owned(), error_message: error_message.to_owned(), json: json.into() }
     }
 
     /// Reads a report. What is no report becomes the message of one, with `fallback_type`.
@@ -187,14 +179,7 @@ impl ErrorReport {
             error_message: String,
         }
         match serde_json::from_slice::<Reported>(&json) {
-            Ok(Reported {
-                error_type,
-                error_message,
-            }) => Self {
-                error_type,
-                error_message,
-                json,
-            },
+            Ok(Reported { error_type, error_message }) => Self { error_type, error_message, json },
             Err(_) => {
                 let message = String::from_utf8_lossy(&json);
                 Self::new(fallback_type.unwrap_or("Unhandled"), &message)
@@ -213,9 +198,6 @@ mod tests {
         let report = ErrorReport::parse(sent.clone(), Some("Other"));
         assert_eq!((report.to_string(), report.json), ("E: m".to_owned(), sent));
         let report = ErrorReport::parse(Bytes::from_static(b"oh \"no\""), Some("Other"));
-        assert_eq!(
-            &report.json[..],
-            br#"{"errorType":"Other","errorMessage":"oh \"no\"","stackTrace":[]}"#
-        );
+        assert_eq!(&report.json[..], br#"{"errorType":"Other","errorMessage":"oh \"no\"","stackTrace":[]}"#);
     }
 }

@@ -59,9 +59,7 @@ fn text(line: &[u8]) -> Cow<'_, str> {
 fn whole_characters(bytes: &[u8]) -> usize {
     let is_start = |byte: &u8| byte & 0b1100_0000 != 0b1000_0000;
     match bytes.iter().rev().take(4).position(is_start) {
-        Some(back) if back < 3 && bytes[bytes.len() - 1 - back] >= 0b1100_0000 => {
-            bytes.len() - 1 - back
-        }
+        Some(back) if back < 3 && bytes[bytes.len() - 1 - back] >= 0b1100_0000 => bytes.len() - 1 - back,
         _ => bytes.len(),
     }
 }

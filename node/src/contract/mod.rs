@@ -23,13 +23,13 @@ mod invocation;
 mod line;
 mod output;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use capture::{Capture, OutputLimits};
 pub use frame::{FrameError, Kind};
 pub use framed::{Framed, INVOCATIONS_MAX};
-pub use invocation::{
-    Breach, Deadline, ErrorReport, Identity, InFlight, InitFailure, Invocation, Outcome, ReadyInfo,
-};
+pub use invocation::{Breach, Deadline, ErrorReport, Identity, InFlight, InitFailure, Invocation, Outcome, ReadyInfo};
 pub use line::LINE_MAX_BYTES;
 pub use output::{LogLine, LogSink, LogSource, QUEUE_MAX_BYTES, Received, Stream, log_queue};
 pub use stream::{AnswerStream, StreamFailure};

@@ -85,12 +85,7 @@ impl Queue {
 /// Returns both ends of an empty queue.
 pub fn log_queue() -> (LogSink, LogSource) {
     let queue = Arc::new(Queue::default());
-    (
-        LogSink {
-            queue: Arc::clone(&queue),
-        },
-        LogSource { queue },
-    )
+    (LogSink { queue: Arc::clone(&queue) }, LogSource { queue })
 }
 
 impl LogSink {
@@ -129,10 +124,7 @@ impl LogSource {
                 let mut waiting = self.queue.lock();
                 if let Some(line) = waiting.lines.pop_front() {
                     waiting.cost -= cost(&line);
-                    return Some(Received {
-                        line,
-                        lost_lines: std::mem::take(&mut waiting.lost),
-                    });
+                    return Some(Received { line, lost_lines: std::mem::take(&mut waiting.lost) });
                 }
                 if waiting.closed {
                     return None;
@@ -152,13 +144,7 @@ mod tests {
     use super::*;
 
     fn line(text: &str) -> LogLine {
-        LogLine {
-            at_us: 1,
-            stream: Stream::Stdout,
-            request_id: None,
-            text: text.to_owned(),
-            is_mark: false,
-        }
+        LogLine { at_us: 1, stream: Stream::Stdout, request_id: None, text: text.to_owned(), is_mark: false }
     }
 
     #[tokio::test]
@@ -180,10 +166,6 @@ mod tests {
         let lost = u64::try_from(21 - kept.len()).expect("fewer are kept than were written");
         assert_eq!(first.lost_lines, lost);
         assert!(kept.iter().map(|text| text.len()).sum::<usize>() <= QUEUE_MAX_BYTES);
-        assert!(
-            kept.len() > 12,
-            "the queue holds what its limit allows: {}",
-            kept.len()
-        );
+        assert!(kept.len() > 12, "the queue holds what its limit allows: {}", kept.len());
     }
 }

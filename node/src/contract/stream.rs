@@ -61,14 +61,7 @@ impl AnswerStream {
         deadline: Instant,
     ) -> Self {
         let returned = VecDeque::new();
-        Self {
-            content_type,
-            returned,
-            items,
-            origin,
-            deadline,
-            ended: false,
-        }
+        Self { content_type, returned, items, origin, deadline, ended: false }
     }
 
     /// Returns what the function says its answer is, if it says so.

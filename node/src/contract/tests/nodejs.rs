@@ -1,0 +1,1 @@
+//! What a Node.js handler may rely on.
