@@ -17,6 +17,7 @@
 //! sandbox; when the instance has ended, its owner calls `EventChannel::instance_died`.
 
 mod capture;
+mod event;
 mod frame;
 mod framed;
 mod invocation;
@@ -27,6 +28,9 @@ mod stream;
 mod tests;
 
 pub use capture::{Capture, OutputLimits};
+pub use event::{
+    AnswerError, HeadError, PRELUDE_MAX_BYTES, Surroundings, answer_to_response, request_to_event, stream_head,
+};
 pub use frame::{FrameError, Kind};
 pub use framed::{Framed, INVOCATIONS_MAX};
 pub use invocation::{Breach, Deadline, ErrorReport, Identity, InFlight, InitFailure, Invocation, Outcome, ReadyInfo};
