@@ -8,12 +8,12 @@
 //! A caller that goes away or times out cancels, but the function usually goes on: its invocation
 //! stays counted until the instance has answered.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, IoSlice};
+use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -22,9 +22,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::capture::Capture;
-use super::frame::{Decoder, Frame, Kind, LogRecord, put_header};
-use super::invocation::{Breach, ErrorReport, Identity, InitFailure, Invocation, Outcome, ReadyInfo};
+use super::frame::{Decoder, FRAME_MAX_BYTES, Frame, Kind, LogRecord, put_header};
+use super::invocation::{Breach, ErrorReport, Identity, InitFailure, Invocation, Outcome, ReadyInfo, Refusal};
+use super::outbound::Outbound;
 use super::output::Stream;
+use super::readiness::Readiness;
 use super::stream::{AnswerStream, Item, Origin, StreamFailure};
 
 /// How many invocations one instance can be given at once.
@@ -60,7 +62,7 @@ struct Shared {
     state: Mutex<State>,
     /// Tells the task that there is something to write.
     written: Notify,
-    readiness: watch::Sender<Readiness>,
+    readiness: Readiness,
     /// How many invocations the instance has, those of an earlier connection included.
     in_flight: watch::Sender<usize>,
 }
@@ -71,8 +73,7 @@ struct State {
     pending: BTreeMap<u64, Pending>,
     /// What the instance was given by an earlier daemon and has not ended.
     inherited: BTreeMap<u64, Arc<str>>,
-    /// What the socket did not take yet.
-    outbound: VecDeque<Bytes>,
+    outbound: Outbound,
     end: Option<End>,
 }
 
@@ -107,13 +108,6 @@ enum Reply {
     End(End),
 }
 
-#[derive(Debug, Clone)]
-enum Readiness {
-    Starting,
-    Ready(ReadyInfo),
-    Failed(InitFailure),
-}
-
 impl Framed {
     /// Connects to the socket on which an instance listens, or will.
     ///
@@ -134,11 +128,11 @@ impl Framed {
                 next_id: 1,
                 pending: BTreeMap::new(),
                 inherited: BTreeMap::new(),
-                outbound: VecDeque::new(),
+                outbound: Outbound::default(),
                 end: None,
             }),
             written: Notify::new(),
-            readiness: watch::Sender::new(Readiness::Starting),
+            readiness: Readiness::new(),
             in_flight: watch::Sender::new(0),
         });
         let frame_max = answer_max.saturating_add(FRAME_MARGIN_BYTES);
@@ -148,17 +142,7 @@ impl Framed {
 
     /// Waits until the instance can take invocations.
     pub async fn ready(&self, deadline: Instant) -> Result<ReadyInfo, InitFailure> {
-        let mut readiness = self.shared.readiness.subscribe();
-        let settled = readiness.wait_for(|state| !matches!(state, Readiness::Starting));
-        match timeout_at(deadline, settled).await {
-            Err(_) => Err(InitFailure::TimedOut),
-            Ok(Err(_)) => Err(InitFailure::InstanceDied),
-            Ok(Ok(state)) => match &*state {
-                Readiness::Ready(info) => Ok(info.clone()),
-                Readiness::Failed(failure) => Err(failure.clone()),
-                Readiness::Starting => unreachable!("it was waited for"),
-            },
-        }
+        self.shared.readiness.wait(deadline).await
     }
 
     /// Hands an event to the function and waits for its answer.
@@ -173,9 +157,8 @@ impl Framed {
             Err(Refused::Ended(End::Died)) => {
                 return Outcome::InstanceDied { may_have_started: false };
             }
-            Err(Refused::Ended(End::Broken(breach)) | Refused::Breach(breach)) => {
-                return Outcome::Broken(breach);
-            }
+            Err(Refused::Ended(End::Broken(breach))) => return Outcome::Broken(breach),
+            Err(Refused::Limit(refusal)) => return Outcome::Refused(refusal),
         };
         match timeout_at(deadline, replied).await {
             Err(_) => Outcome::TimedOut,
@@ -212,7 +195,7 @@ impl Drop for Framed {
 /// Why an invocation did not leave.
 enum Refused {
     Ended(End),
-    Breach(Breach),
+    Limit(Refusal),
 }
 
 /// One who waits for an answer; cancels when dropped before it came.
@@ -257,10 +240,9 @@ impl Shared {
         invocation: &Invocation,
         reply: oneshot::Sender<Reply>,
     ) -> Result<Caller, Refused> {
-        let header = self.invoke_header(invocation)?;
-        let header_bytes = u32::try_from(header.len()).map_err(|_| unsendable("header too long"))?;
-        let mut head = BytesMut::with_capacity(header.len() + 32);
+        let header = self.invoke_header(invocation);
         let payload_bytes = 4 + header.len() + invocation.event.len();
+        let mut head = BytesMut::with_capacity(header.len() + 32);
         let request_id = &invocation.request_id;
         self.capture.begin(request_id);
         let mut state = self.lock();
@@ -268,16 +250,17 @@ impl Shared {
         let refused = if let Some(end) = &state.end {
             Some(Refused::Ended(end.clone()))
         } else if state.pending.len() >= INVOCATIONS_MAX {
-            Some(Refused::Breach(Breach::Full { limit: INVOCATIONS_MAX }))
+            Some(Refused::Limit(Refusal::Full { limit: INVOCATIONS_MAX }))
         } else {
-            put_header(&mut head, Kind::Invoke, id, payload_bytes).err().map(|error| unsendable(&error.to_string()))
+            let is_put = put_header(&mut head, Kind::Invoke, id, payload_bytes).is_ok();
+            (!is_put).then_some(Refused::Limit(Refusal::TooLarge { bytes: payload_bytes, limit: FRAME_MAX_BYTES }))
         };
         if let Some(refused) = refused {
             drop(state);
             self.capture.end(request_id);
             return Err(refused);
         }
-        head.put_u32_le(header_bytes);
+        head.put_u32_le(u32::try_from(header.len()).expect("the whole frame is shorter"));
         head.extend_from_slice(&header);
         state.next_id += 1;
         let waiting = Waiting::Caller(reply);
@@ -287,7 +270,7 @@ impl Shared {
         Ok(Caller { shared: Arc::clone(self), id })
     }
 
-    fn invoke_header(&self, invocation: &Invocation) -> Result<Vec<u8>, Refused> {
+    fn invoke_header(&self, invocation: &Invocation) -> Vec<u8> {
         #[derive(Serialize)]
         struct Header<'a> {
             request_id: &'a str,
@@ -311,7 +294,7 @@ impl Shared {
             trace_id: invocation.trace_id.as_deref(),
             client_context: invocation.client_context.as_deref(),
         })
-        .map_err(|error| unsendable(&error.to_string()))
+        .expect("text and numbers can be written as JSON")
     }
 
     /// Sends a small frame.
@@ -327,34 +310,10 @@ impl Shared {
             return;
         }
         let was_idle = state.outbound.is_empty();
-        state.outbound.extend(parts.into_iter().filter(|part| !part.is_empty()));
-        if was_idle && !self.flush(state) {
+        state.outbound.push(parts);
+        if was_idle && !state.outbound.flush(&self.socket) {
             self.written.notify_one();
         }
-    }
-
-    /// Writes from the queue until it is empty or the socket is full. Returns whether it is empty.
-    fn flush(&self, state: &mut State) -> bool {
-        while !state.outbound.is_empty() {
-            let mut slices = [IoSlice::new(&[]); 8];
-            for (slice, part) in slices.iter_mut().zip(&state.outbound) {
-                *slice = IoSlice::new(part);
-            }
-            let Ok(mut count) = self.socket.try_write_vectored(&slices) else {
-                // Full, or closed: then reading ends too, and says so.
-                return false;
-            };
-            while let Some(part) = state.outbound.front_mut() {
-                let taken = count.min(part.len());
-                part.advance(taken);
-                count -= taken;
-                if !part.is_empty() {
-                    break;
-                }
-                state.outbound.pop_front();
-            }
-        }
-        true
     }
 
     /// Takes one frame from the instance.
@@ -367,7 +326,7 @@ impl Shared {
             }
             Kind::InitError => {
                 let report = ErrorReport::parse(payload, Some("Runtime.InitError"));
-                self.settle(Readiness::Failed(InitFailure::Function(report)));
+                self.readiness.settle(Err(InitFailure::Function(report)));
             }
             Kind::Log => self.on_log(id, &LogRecord::decode(payload)?),
             Kind::Result => self.on_end(id, Ok(payload)),
@@ -382,7 +341,7 @@ impl Shared {
     }
 
     fn on_ready(&self, info: ReadyInfo) {
-        if !matches!(*self.readiness.borrow(), Readiness::Starting) {
+        if self.readiness.is_settled() {
             return;
         }
         let mut state = self.lock();
@@ -395,18 +354,7 @@ impl Shared {
         }
         self.count(&state);
         drop(state);
-        self.settle(Readiness::Ready(info));
-    }
-
-    /// Publishes how the start ended. The first word counts.
-    fn settle(&self, outcome: Readiness) {
-        self.readiness.send_if_modified(|state| {
-            let is_first = matches!(state, Readiness::Starting);
-            if is_first {
-                *state = outcome;
-            }
-            is_first
-        });
+        self.readiness.settle(Ok(info));
     }
 
     fn on_log(&self, id: u64, record: &LogRecord) {
@@ -485,7 +433,7 @@ impl Shared {
         let inherited = std::mem::take(&mut state.inherited);
         self.count(&state);
         drop(state);
-        self.settle(Readiness::Failed(match &end {
+        self.readiness.settle(Err(match &end {
             End::Died => InitFailure::InstanceDied,
             End::Broken(breach) => InitFailure::Broken(breach.clone()),
         }));
@@ -509,10 +457,6 @@ impl Shared {
     }
 }
 
-fn unsendable(reason: &str) -> Refused {
-    Refused::Breach(Breach::Unsendable { reason: reason.to_owned() })
-}
-
 /// Reads frames, and writes what is queued, until the connection ends.
 async fn run(shared: Arc<Shared>, mut decoder: Decoder) {
     loop {
@@ -526,7 +470,7 @@ async fn run(shared: Arc<Shared>, mut decoder: Decoder) {
             return shared.close(End::Died);
         };
         if ready.is_writable() {
-            shared.flush(&mut shared.lock());
+            shared.lock().outbound.flush(&shared.socket);
         }
         if ready.is_readable() {
             decoder.buffer().reserve(READ_BYTES);

@@ -64,6 +64,8 @@ pub enum Outcome {
     },
     /// The instance does not keep to the contract and should be replaced.
     Broken(Breach),
+    /// The invocation was not sent, through no fault of the instance.
+    Refused(Refusal),
     /// The deadline passed. The function may still be running: its instance is to be killed.
     TimedOut,
 }
@@ -123,17 +125,30 @@ pub enum Breach {
     /// A streamed answer ran ahead of what its reader allowed.
     #[error("it sent more of a stream than it was allowed to")]
     Overrun,
-    /// It has more invocations than anyone may give it.
-    #[error("it holds {limit} invocations, which is the limit")]
+}
+
+/// Why an invocation was not even sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The instance has as many invocations as anyone may give it.
+    #[error("the instance holds {limit} invocations, which is the limit")]
     Full {
         /// How many it holds.
         limit: usize,
     },
-    /// The invocation's own header cannot be sent.
-    #[error("the invocation cannot be told to the instance: {reason}")]
-    Unsendable {
-        /// What is wrong with it.
-        reason: String,
+    /// The event and what is said beside it are too long to be sent.
+    #[error("an invocation of {bytes} bytes is longer than {limit}")]
+    TooLarge {
+        /// How long it is.
+        bytes: usize,
+        /// What can be sent.
+        limit: usize,
+    },
+    /// Its request id is in use.
+    #[error("the instance already works on request {request_id}")]
+    Duplicate {
+        /// The id.
+        request_id: Arc<str>,
     },
 }
 

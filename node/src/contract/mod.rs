@@ -22,7 +22,10 @@ mod frame;
 mod framed;
 mod invocation;
 mod line;
+mod outbound;
 mod output;
+mod readiness;
+mod runtime_api;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -36,4 +39,5 @@ pub use framed::{Framed, INVOCATIONS_MAX};
 pub use invocation::{Breach, Deadline, ErrorReport, Identity, InFlight, InitFailure, Invocation, Outcome, ReadyInfo};
 pub use line::LINE_MAX_BYTES;
 pub use output::{LogLine, LogSink, LogSource, QUEUE_MAX_BYTES, Received, Stream, log_queue};
+pub use runtime_api::RuntimeApi;
 pub use stream::{AnswerStream, StreamFailure};
