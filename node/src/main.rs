@@ -1,2 +1,11 @@
-//! Hearth.
-fn main() {}
+//! `hearth`: parse, run, exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Spawners are this same binary; they must begin before anything starts a thread.
+    if let Some(code) = node::sandbox::spawner::main_if_spawner() {
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,92 @@
+//! One effect of the supervisor, or one event of an instance, carried out.
+
+use control_plane::model::{InstanceId, Purpose, RevisionId};
+use control_plane::supervisor::{Effect, Input};
+use tokio::sync::mpsc;
+
+use super::instance::{self, Event, Task};
+use super::{Driver, InstanceView, Order, Phase, Running};
+use crate::raft::ProposeError;
+
+/// Orders an instance's task may have waiting: a stop and a kill.
+const ORDERS_MAX: usize = 4;
+
+impl Driver {
+    /// Carries out one effect.
+    pub(super) fn act(&mut self, effect: Effect) {
+        match effect {
+            Effect::Start { instance, revision, purpose } => self.start(instance, revision, purpose),
+            Effect::Drain { instance, revision } => {
+                self.instances.set_phase(instance, Phase::Draining);
+                self.means.traffic.instance_drain(&revision, instance);
+            }
+            Effect::Stop { instance } => {
+                self.instances.set_phase(instance, Phase::Stopping);
+                self.instances.order(instance, Order::Stop);
+            }
+            Effect::Decline { revision, reason } => self.means.traffic.declined(&revision, reason),
+            Effect::Propose(command) => {
+                let raft = self.means.raft.clone();
+                tokio::spawn(async move {
+                    match raft.propose(command).await {
+                        Ok(_) => {}
+                        // What was refused shows in the next applied state; the supervisor looks there.
+                        Err(ProposeError::Rejected(rejection)) => tracing::debug!(%rejection, "a proposal was refused"),
+                        Err(error) => tracing::warn!(%error, "a proposal did not go through"),
+                    }
+                });
+            }
+            Effect::Report(report) => {
+                // A full channel means a leader that does not keep up; reports are soft state and come again with what they report on.
+                if self.reports.try_send(report).is_err() {
+                    tracing::warn!("a report to the leader was dropped");
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, instance: InstanceId, revision: RevisionId, purpose: Purpose) {
+        let spec = self.means.raft.read(|state| {
+            let function = state.functions.get(&revision.function)?;
+            Some(function.revisions.get(&revision.number)?.spec.clone())
+        });
+        let task = self.track(instance, revision, purpose);
+        tokio::spawn(instance::start(task, spec));
+    }
+
+    /// Lists an instance as starting and returns what its task needs.
+    pub(super) fn track(&mut self, instance: InstanceId, revision: RevisionId, purpose: Purpose) -> Task {
+        let (orders_tx, orders) = mpsc::channel(ORDERS_MAX);
+        let since = self.means.clock.now();
+        let view =
+            InstanceView { instance, revision: revision.clone(), purpose, phase: Phase::Starting, since, pid: None };
+        self.instances.lock().insert(instance, Running { view, orders: orders_tx });
+        Task { means: self.means.clone(), instance, revision, purpose, orders, events: self.events_tx.clone() }
+    }
+
+    /// Tells supervisor and traffic what became of an instance.
+    pub(super) fn take_event(&mut self, event: Event) {
+        match event {
+            Event::Launched { instance, pid } => {
+                if let Some(running) = self.instances.lock().get_mut(&instance) {
+                    running.view.pid = Some(pid);
+                }
+            }
+            Event::Ready { instance, revision, channel, keep } => {
+                self.instances.set_phase(instance, Phase::Ready);
+                // Traffic first: should the supervisor drain the instance at once, traffic must know it by then.
+                self.means.traffic.instance_ready(&revision, instance, channel, keep);
+                self.feed(Input::Started { instance });
+            }
+            Event::StartFailed { instance, failure } => {
+                self.instances.lock().remove(&instance);
+                self.feed(Input::StartFailed { instance, failure });
+            }
+            Event::Ended { instance, revision, ending, failure } => {
+                self.instances.lock().remove(&instance);
+                self.means.traffic.instance_gone(&revision, instance, failure);
+                self.feed(Input::Ended { instance, ending });
+            }
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! One instance's life: image, sandbox, channel, ready, running, gone.
+//!
+//! ```text
+//!   start ── rootfs ── launch ── connect ── ready ──▶ Ready ── … ── exit or Stop or Kill ──▶ Ended
+//!                │         │         │        │
+//!                └─────────┴─────────┴────────┴────▶ StartFailed, nothing left behind
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use control_plane::autoscale::idle_limit;
+use control_plane::model::{Ending, InstanceFailure, InstanceId, Purpose, RevisionId, RevisionSpec, Runtime};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::Means;
+use super::request::{self, ANSWER_MAX, HTTP_PORT, Label};
+use crate::contract::{Capture, Channel, Framed, Http, InitFailure, OutputLimits, RuntimeApi, log_queue};
+use crate::sandbox::{Exit, Sandbox, Signal};
+
+/// The least time an instance gets to become ready, whatever its function's timeout.
+const INIT_MIN: Duration = Duration::from_secs(10);
+
+/// How long a process may take to end after SIGTERM.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// What an instance's task needs.
+pub(super) struct Task {
+    pub(super) means: Means,
+    pub(super) instance: InstanceId,
+    pub(super) revision: RevisionId,
+    pub(super) purpose: Purpose,
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) events: mpsc::Sender<Event>,
+}
+
+/// What an instance's task is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    /// End, politely at first.
+    Stop,
+    /// End at once: an invocation ran out of time.
+    Kill,
+}
+
+/// What an instance's task tells.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// Its process exists.
+    Launched {
+        instance: InstanceId,
+        pid: u32,
+    },
+    /// It takes invocations.
+    Ready {
+        instance: InstanceId,
+        revision: RevisionId,
+        channel: Arc<Channel>,
+        keep: Option<Duration>,
+    },
+    /// It never will; nothing of it is left.
+    StartFailed {
+        instance: InstanceId,
+        failure: InstanceFailure,
+    },
+    /// It has ended; nothing of it is left.
+    Ended {
+        instance: InstanceId,
+        revision: RevisionId,
+        ending: Ending,
+        failure: Option<InstanceFailure>,
+    },
+}
+
+/// Starts an instance and stays with it until it is gone.
+pub(super) async fn start(mut task: Task, spec: Option<RevisionSpec>) {
+    let Some(spec) = spec else {
+        let failure = InstanceFailure::Sandbox("its revision is gone".to_owned());
+        return task.tell(Event::StartFailed { instance: task.instance, failure }).await;
+    };
+    let sandbox = match task.launch(&spec).await {
+        Ok(sandbox) => sandbox,
+        Err(reason) => {
+            tracing::warn!(instance = %task.instance, revision = %task.revision, %reason, "the sandbox could not be made");
+            let failure = InstanceFailure::Sandbox(reason);
+            return task.tell(Event::StartFailed { instance: task.instance, failure }).await;
+        }
+    };
+    task.live(&spec, sandbox).await;
+}
+
+/// Takes over an instance that outlived the daemon before this one.
+pub(super) async fn adopt(mut task: Task, spec: Option<RevisionSpec>, sandbox: Sandbox) {
+    match spec {
+        Some(spec) => task.live(&spec, sandbox).await,
+        None => {
+            sandbox.destroy().await;
+            let failure = InstanceFailure::Sandbox("its revision is gone".to_owned());
+            task.tell(Event::StartFailed { instance: task.instance, failure }).await;
+        }
+    }
+}
+
+impl Task {
+    async fn tell(&self, event: Event) {
+        // The receiver is gone only when the node stops.
+        let _ = self.events.send(event).await;
+    }
+
+    async fn launch(&self, spec: &RevisionSpec) -> Result<Sandbox, String> {
+        let rootfs = self.means.images.rootfs(&spec.image).await.map_err(|error| describe(&error))?;
+        let label = Label { instance: self.instance, revision: self.revision.clone(), purpose: self.purpose };
+        let request = request::launch(&label, spec, rootfs);
+        self.means.sandboxes.launch(request).await.map_err(|error| describe(&error))
+    }
+
+    /// Connects, waits until the instance is ready, and stays until its process has ended.
+    async fn live(&mut self, spec: &RevisionSpec, sandbox: Sandbox) {
+        let sandbox = Arc::new(sandbox);
+        self.tell(Event::Launched { instance: self.instance, pid: sandbox.pid() }).await;
+        let (sink, source) = log_queue();
+        self.means.logs.follow(self.revision.clone(), self.instance, source);
+        let (stdout, stderr) = match sandbox.take_output() {
+            Some(output) => (Some(output.stdout), Some(output.stderr)),
+            None => (None, None),
+        };
+        let capture = Capture::new(stdout, stderr, sink, OutputLimits::default(), crate::clock::now_us);
+        let reader = tokio::spawn({
+            let capture = Arc::clone(&capture);
+            async move { capture.run().await }
+        });
+        let outcome = self.bring_up(spec, &sandbox, &capture).await;
+        let event = match outcome {
+            Ok(channel) => {
+                let (ending, failure) = self.serve(spec, &sandbox, &channel).await;
+                Event::Ended { instance: self.instance, revision: self.revision.clone(), ending, failure }
+            }
+            Err(failure) => {
+                tracing::warn!(instance = %self.instance, revision = %self.revision, %failure, "the instance did not start");
+                Event::StartFailed { instance: self.instance, failure }
+            }
+        };
+        sandbox.destroy().await;
+        reader.abort();
+        capture.finish();
+        self.tell(event).await;
+    }
+
+    /// Waits until the instance is ready, has ended, is ordered to end, or its time is over.
+    async fn bring_up(
+        &mut self,
+        spec: &RevisionSpec,
+        sandbox: &Arc<Sandbox>,
+        capture: &Arc<Capture>,
+    ) -> Result<Arc<Channel>, InstanceFailure> {
+        let deadline = Instant::now() + spec.timeout.max(INIT_MIN);
+        let identity = request::identity(self.instance, &self.revision, spec);
+        let connecting = connect(spec.runtime, sandbox, capture, identity, deadline);
+        tokio::select! {
+            connected = connecting => match connected {
+                Ok(channel) => Ok(Arc::new(channel)),
+                // Why it ended says more than that it did.
+                Err(InitFailure::InstanceDied) => Err(failure_of(&sandbox.wait().await)),
+                Err(InitFailure::TimedOut) => Err(InstanceFailure::InitTimeout),
+                Err(failure @ (InitFailure::Function(_) | InitFailure::Broken(_))) => {
+                    Err(InstanceFailure::Init(describe(&failure)))
+                }
+            },
+            exit = sandbox.wait() => Err(failure_of(&exit)),
+            _ = self.orders.recv() => Err(InstanceFailure::Sandbox("it was stopped before it was ready".to_owned())),
+        }
+    }
+
+    /// Tells that the instance is ready and waits for its end.
+    async fn serve(
+        &mut self,
+        spec: &RevisionSpec,
+        sandbox: &Arc<Sandbox>,
+        channel: &Arc<Channel>,
+    ) -> (Ending, Option<InstanceFailure>) {
+        let scaling = self.means.raft.read(|state| {
+            state.functions.get(&self.revision.function).map(|function| function.scaling)
+        });
+        let keep = scaling.and_then(|scaling| idle_limit(&scaling, self.purpose));
+        tracing::info!(instance = %self.instance, revision = %self.revision, runtime = %spec.runtime, "instance ready");
+        self.tell(Event::Ready {
+            instance: self.instance,
+            revision: self.revision.clone(),
+            channel: Arc::clone(channel),
+            keep,
+        })
+        .await;
+        tokio::select! {
+            exit = sandbox.wait() => {
+                let failure = failure_of(&exit);
+                tracing::warn!(instance = %self.instance, revision = %self.revision, %failure, "instance ended by itself");
+                channel.instance_died();
+                (Ending::Failed(failure.clone()), Some(failure))
+            }
+            order = self.orders.recv() => {
+                if matches!(order, Some(Order::Stop)) {
+                    sandbox.signal(Signal::Terminate);
+                    let _ = tokio::time::timeout(STOP_GRACE, sandbox.wait()).await;
+                }
+                channel.instance_died();
+                tracing::info!(instance = %self.instance, revision = %self.revision, "instance stopped");
+                (Ending::Stopped, None)
+            }
+        }
+    }
+}
+
+/// Connects to an instance by its contract and waits until it can take invocations.
+async fn connect(
+    runtime: Runtime,
+    sandbox: &Arc<Sandbox>,
+    capture: &Arc<Capture>,
+    identity: crate::contract::Identity,
+    deadline: Instant,
+) -> Result<Channel, InitFailure> {
+    match runtime {
+        Runtime::Python3 | Runtime::Nodejs => {
+            let framed = Framed::connect(&sandbox.channel_path(), identity, Arc::clone(capture), ANSWER_MAX)
+                .await
+                .map_err(|_| InitFailure::InstanceDied)?;
+            framed.ready(deadline).await?;
+            Ok(Channel::Framed(framed))
+        }
+        Runtime::Provided => {
+            let channel = runtime_api(sandbox, capture, identity)?;
+            channel.ready(deadline).await?;
+            Ok(Channel::RuntimeApi(channel))
+        }
+        Runtime::Http => {
+            let http = http(sandbox, capture);
+            http.ready(deadline).await?;
+            Ok(Channel::Http(http))
+        }
+        // An image does one of the two: whichever speaks first tells which.
+        Runtime::Image => {
+            let http = http(sandbox, capture);
+            let Ok(runtime_api) = runtime_api(sandbox, capture, identity) else {
+                http.ready(deadline).await?;
+                return Ok(Channel::Http(http));
+            };
+            tokio::select! {
+                ready = http.ready(deadline) => ready.map(|_| Channel::Http(http)),
+                ready = runtime_api.ready(deadline) => ready.map(|_| Channel::RuntimeApi(runtime_api)),
+            }
+        }
+    }
+}
+
+fn http(sandbox: &Arc<Sandbox>, capture: &Arc<Capture>) -> Http {
+    let sandbox = Arc::clone(sandbox);
+    let connect = move || {
+        let sandbox = Arc::clone(&sandbox);
+        async move { sandbox.connect_loopback(HTTP_PORT).await }
+    };
+    Http::new(connect, Arc::clone(capture))
+}
+
+/// An adopted sandbox has no listener any more: its long poll broke with the daemon that held it.
+fn runtime_api(
+    sandbox: &Arc<Sandbox>,
+    capture: &Arc<Capture>,
+    identity: crate::contract::Identity,
+) -> Result<RuntimeApi, InitFailure> {
+    let listener = sandbox.take_loopback_listener().ok_or(InitFailure::InstanceDied)?;
+    Ok(RuntimeApi::serve(listener, identity, Arc::clone(capture), ANSWER_MAX))
+}
+
+/// Returns how a process that ended by itself failed.
+fn failure_of(exit: &Exit) -> InstanceFailure {
+    if exit.out_of_memory {
+        return InstanceFailure::OutOfMemory;
+    }
+    InstanceFailure::Exited(exit.code.or_else(|| exit.signal.map(|signal| -signal)))
+}
+
+/// Returns an error with everything that caused it, on one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,261 @@
+//! Makes this node match the state: drives the supervisor with real time and carries out what it answers.
+//!
+//! One task owns the [`Supervisor`] and is told everything through channels; every instance has a task of its own
+//! (`instance.rs`) that lives from the first byte of its sandbox to its last. No effect decides: whatever comes of it goes
+//! back in as an input.
+
+mod act;
+mod instance;
+mod recovery;
+mod request;
+mod tools;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use control_plane::model::{InstanceId, NodeId, Purpose, RevisionId, Timestamp};
+use control_plane::supervisor::{Input, Report, Supervisor, desired};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use self::tools::SandboxTools;
+
+use self::instance::{Event, Order};
+use crate::clock::Clock;
+use crate::gateway::{Demand, Traffic};
+use crate::image::Store;
+use crate::raft::Raft;
+use crate::sandbox::{Sandbox, Sandboxes};
+use crate::telemetry::logs::LogStore;
+
+/// Events of instances that may wait for the agent; beyond that their tasks wait.
+const EVENTS_MAX: usize = 1024;
+
+/// How long instances get to end when the node stops them with itself.
+const STOP_ALL_MAX: Duration = Duration::from_secs(10);
+
+/// What the agent acts with.
+#[derive(Clone, Debug)]
+pub struct Means {
+    /// This node.
+    pub node: NodeId,
+    /// Reads the time.
+    pub clock: Clock,
+    /// The replicated state.
+    pub raft: Raft,
+    /// Where images come from.
+    pub images: Store,
+    /// Where sandboxes come from.
+    pub sandboxes: Sandboxes,
+    /// Who sends invocations to instances.
+    pub traffic: Traffic,
+    /// Where output of functions goes.
+    pub logs: LogStore,
+}
+
+/// An instance as the agent sees it, for people.
+#[derive(Clone, Debug)]
+pub struct InstanceView {
+    /// The instance.
+    pub instance: InstanceId,
+    /// What it runs.
+    pub revision: RevisionId,
+    /// Why it exists.
+    pub purpose: Purpose,
+    /// How far it is.
+    pub phase: Phase,
+    /// When its start began, or when it was adopted.
+    pub since: Timestamp,
+    /// The process outside its sandbox, once there is one.
+    pub pid: Option<u32>,
+}
+
+/// How far an instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its sandbox or its code is starting.
+    Starting,
+    /// It takes invocations.
+    Ready,
+    /// It finishes what it has.
+    Draining,
+    /// Its process is being ended.
+    Stopping,
+}
+
+impl Phase {
+    /// Returns the word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// What runs on this node, shared for reading.
+#[derive(Clone, Debug, Default)]
+pub struct Instances(Arc<Mutex<BTreeMap<InstanceId, Running>>>);
+
+/// One instance and the way to its task.
+#[derive(Debug)]
+struct Running {
+    view: InstanceView,
+    orders: mpsc::Sender<Order>,
+}
+
+impl Instances {
+    /// Returns what runs on this node, in order of id.
+    pub fn list(&self) -> Vec<InstanceView> {
+        self.lock().values().map(|running| running.view.clone()).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<InstanceId, Running>> {
+        self.0.lock().expect("no holder of this lock panics: it only touches the map")
+    }
+
+    fn set_phase(&self, instance: InstanceId, phase: Phase) {
+        if let Some(running) = self.lock().get_mut(&instance) {
+            running.view.phase = phase;
+        }
+    }
+
+    /// Tells an instance's task what to do; an instance that is already gone needs nothing.
+    fn order(&self, instance: InstanceId, order: Order) {
+        if let Some(running) = self.lock().get(&instance) {
+            // A full channel holds an order that ends the instance already.
+            let _ = running.orders.try_send(order);
+        }
+    }
+}
+
+/// The running agent of a node.
+#[derive(Debug)]
+pub struct Agent {
+    instances: Instances,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Agent {
+    /// Starts the agent; `adopted` are sandboxes that outlived the daemon before this one.
+    pub fn start(
+        means: Means,
+        demands: mpsc::Receiver<Demand>,
+        adopted: Vec<Sandbox>,
+        reports: mpsc::Sender<Report>,
+        stop: CancellationToken,
+    ) -> Self {
+        let instances = Instances::default();
+        let (events_tx, events) = mpsc::channel(EVENTS_MAX);
+        let driver = Driver {
+            supervisor: Supervisor::new(means.node),
+            means,
+            instances: instances.clone(),
+            events_tx,
+            reports,
+        };
+        let task = tokio::spawn(driver.run(demands, events, adopted, stop));
+        Self { instances, task }
+    }
+
+    /// Returns what runs here.
+    pub fn instances(&self) -> Instances {
+        self.instances.clone()
+    }
+
+    /// Waits until the agent's task has ended after its token was cancelled; instances keep running.
+    pub async fn join(self) {
+        if let Err(error) = self.task.await
+            && error.is_panic()
+        {
+            tracing::error!(%error, "the agent ended by a panic");
+        }
+    }
+}
+
+/// Ends every instance, politely at first; what is left after a deadline is killed with its sandbox by the caller.
+pub async fn stop_all(instances: &Instances) {
+    let ids: Vec<InstanceId> = instances.lock().keys().copied().collect();
+    for instance in ids {
+        instances.order(instance, Order::Stop);
+    }
+    let empty = async {
+        while !instances.lock().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(STOP_ALL_MAX, empty).await.is_err() {
+        tracing::warn!(left = instances.lock().len(), "instances did not end in time");
+    }
+}
+
+/// The task that owns the supervisor.
+struct Driver {
+    supervisor: Supervisor,
+    means: Means,
+    instances: Instances,
+    events_tx: mpsc::Sender<Event>,
+    reports: mpsc::Sender<Report>,
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        mut demands: mpsc::Receiver<Demand>,
+        mut events: mpsc::Receiver<Event>,
+        adopted: Vec<Sandbox>,
+        stop: CancellationToken,
+    ) {
+        let mut changes = self.means.raft.changes();
+        self.recover(adopted).await;
+        changes.mark_changed();
+        loop {
+            let now = self.means.clock.now();
+            let wake = self.supervisor.wake_at().map(|at| at.since(now));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.take_state();
+                }
+                Some(demand) = demands.recv() => self.take_demand(demand),
+                Some(event) = events.recv() => self.take_event(event),
+                () = async { tokio::time::sleep(wake.unwrap_or(Duration::MAX)).await }, if wake.is_some() => {
+                    self.feed(Input::Woke);
+                }
+            }
+        }
+    }
+
+    fn take_state(&mut self) {
+        let node = self.means.node;
+        let wanted = self.means.raft.read(|state| {
+            self.means.traffic.set_revisions(state);
+            desired(state, node)
+        });
+        if let Some(desired) = wanted {
+            self.feed(Input::Desired(desired));
+        }
+    }
+
+    fn take_demand(&mut self, demand: Demand) {
+        match demand {
+            Demand::Wanted { revision, starting } => self.feed(Input::Wanted { revision, starting }),
+            Demand::Retired { instance } => self.feed(Input::Retired { instance }),
+            Demand::Kill { instance } => self.instances.order(instance, Order::Kill),
+        }
+    }
+
+    /// Gives the supervisor an input and carries out what it answers.
+    fn feed(&mut self, input: Input) {
+        let effects = self.supervisor.on_input(self.means.clock.now(), input);
+        for effect in effects {
+            self.act(effect);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What a revision's instance becomes as a sandbox: process, environment, limits.
+
+use control_plane::model::{InstanceId, Network, Purpose, RevisionId, RevisionNumber, RevisionSpec, Runtime};
+use serde::{Deserialize, Serialize};
+
+use crate::contract::Identity;
+use crate::image::Rootfs;
+use crate::sandbox;
+
+/// The port on which `http` instances serve, inside their sandbox.
+pub(super) const HTTP_PORT: u16 = 8080;
+
+/// The port on which the Runtime API listens, inside each sandbox.
+pub(super) const RUNTIME_API_PORT: u16 = 9001;
+
+/// The longest answer of a handler, in bytes: Lambda's own limit.
+pub(super) const ANSWER_MAX: usize = 6 << 20;
+
+/// Where the code lies inside a sandbox.
+const TASK_ROOT: &str = "/var/task";
+
+/// What a process finds unless its image or its function says otherwise.
+const PATH: &str = "/var/task/bin:/opt/python/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a sandbox carries so that a later daemon knows what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Label {
+    pub(super) instance: InstanceId,
+    pub(super) revision: RevisionId,
+    pub(super) purpose: Purpose,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WrittenLabel {
+    instance: String,
+    function: String,
+    revision: u32,
+    is_minimum: bool,
+}
+
+impl Label {
+    pub(super) fn write(&self) -> String {
+        let written = WrittenLabel {
+            instance: self.instance.to_string(),
+            function: self.revision.function.to_string(),
+            revision: self.revision.number.0,
+            is_minimum: self.purpose == Purpose::Minimum,
+        };
+        serde_json::to_string(&written).expect("text and numbers can be written as JSON")
+    }
+
+    /// Reads a label; what this version did not write is none.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let written: WrittenLabel = serde_json::from_str(text).ok()?;
+        Some(Self {
+            instance: written.instance.parse().ok()?,
+            revision: RevisionId {
+                function: written.function.parse().ok()?,
+                number: RevisionNumber(written.revision),
+            },
+            purpose: if written.is_minimum { Purpose::Minimum } else { Purpose::Demand },
+        })
+    }
+}
+
+/// Returns what an instance's `context` says of its function.
+pub(super) fn identity(instance: InstanceId, revision: &RevisionId, spec: &RevisionSpec) -> Identity {
+    Identity {
+        function: revision.function.to_string(),
+        version: revision.number.to_string(),
+        memory_mb: spec.resources.memory.0 >> 20,
+        arn: format!("arn:aws:lambda:local:000000000000:function:{}:{}", revision.function, revision.number),
+        log_stream: instance.to_string(),
+    }
+}
+
+/// Returns the sandbox that an instance needs.
+pub(super) fn launch(label: &Label, spec: &RevisionSpec, rootfs: Rootfs) -> sandbox::LaunchRequest {
+    let config = &rootfs.config;
+    let argv = if spec.command.is_empty() {
+        config.entrypoint.iter().chain(&config.cmd).cloned().collect()
+    } else {
+        spec.command.clone()
+    };
+    let cwd = match (&config.working_dir, spec.runtime) {
+        (Some(folder), _) => folder.clone(),
+        (None, Runtime::Image) => "/".to_owned(),
+        (None, Runtime::Python3 | Runtime::Nodejs | Runtime::Provided | Runtime::Http) => TASK_ROOT.to_owned(),
+    };
+    let uses_frames = matches!(spec.runtime, Runtime::Python3 | Runtime::Nodejs);
+    let uses_runtime_api = matches!(spec.runtime, Runtime::Provided | Runtime::Image);
+    let start = match spec.runtime {
+        Runtime::Python3 => sandbox::Start::Zygote,
+        Runtime::Nodejs | Runtime::Provided | Runtime::Http | Runtime::Image => sandbox::Start::Exec,
+    };
+    sandbox::LaunchRequest {
+        id: label.instance.to_string(),
+        process: sandbox::Process {
+            argv,
+            env: environment(label, spec, &config.env),
+            cwd,
+            uid: spec.user,
+            gid: spec.user,
+        },
+        layers: rootfs.layers,
+        limits: sandbox::Limits {
+            memory_bytes: spec.resources.memory.0,
+            cpu_milli: spec.resources.cpu.0,
+            pids: spec.resources.pids,
+            tmp_bytes: spec.resources.disk.0,
+        },
+        network: match spec.network {
+            Network::None => sandbox::Network::None,
+            Network::Egress => sandbox::Network::Host,
+        },
+        channel: uses_frames,
+        loopback_port: uses_runtime_api.then_some(RUNTIME_API_PORT),
+        start,
+        label: label.write(),
+    }
+}
+
+/// Returns the environment: what the image says, what the contract defines, what the user sets, each over the one before.
+fn environment(label: &Label, spec: &RevisionSpec, image: &[String]) -> Vec<(String, String)> {
+    let Label { instance, revision, .. } = label;
+    let mut variables = std::collections::BTreeMap::new();
+    let mut set = |name: &str, value: &str| {
+        variables.insert(name.to_owned(), value.to_owned());
+    };
+    set("PATH", PATH);
+    set("HOME", "/tmp");
+    set("LANG", "C.UTF-8");
+    for variable in image {
+        if let Some((name, value)) = variable.split_once('=') {
+            set(name, value);
+        }
+    }
+    let name = revision.function.as_str();
+    let version = revision.number.to_string();
+    let concurrency = spec.concurrency.get().to_string();
+    set("HEARTH_FUNCTION", name);
+    set("HEARTH_REVISION", &version);
+    set("HEARTH_INSTANCE", &instance.to_string());
+    match spec.runtime {
+        Runtime::Python3 | Runtime::Nodejs | Runtime::Provided => lambda_environment(label, spec, &mut set),
+        Runtime::Http => http_environment(name, &version, &mut set),
+        Runtime::Image => {
+            lambda_environment(label, spec, &mut set);
+            http_environment(name, &version, &mut set);
+        }
+    }
+    if let Some(handler) = &spec.handler {
+        set("_HANDLER", handler);
+        set("HEARTH_HANDLER", handler);
+    }
+    set("HEARTH_CONCURRENCY", &concurrency);
+    set("HEARTH_ANSWER_MAX", &ANSWER_MAX.to_string());
+    for (name, value) in &spec.environment {
+        set(name, value);
+    }
+    variables.into_iter().collect()
+}
+
+/// Sets what code written for Lambda expects.
+fn lambda_environment(label: &Label, spec: &RevisionSpec, set: &mut impl FnMut(&str, &str)) {
+    let name = label.revision.function.as_str();
+    set("LAMBDA_TASK_ROOT", TASK_ROOT);
+    set("LAMBDA_RUNTIME_DIR", "/opt/hearth");
+    set("AWS_REGION", "local");
+    set("AWS_LAMBDA_FUNCTION_NAME", name);
+    set("AWS_LAMBDA_FUNCTION_VERSION", &label.revision.number.to_string());
+    set("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &(spec.resources.memory.0 >> 20).to_string());
+    set("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand");
+    set("AWS_LAMBDA_LOG_GROUP_NAME", &format!("/hearth/{name}"));
+    set("AWS_LAMBDA_LOG_STREAM_NAME", &label.instance.to_string());
+    if matches!(spec.runtime, Runtime::Provided | Runtime::Image) {
+        set("AWS_LAMBDA_RUNTIME_API", &format!("127.0.0.1:{RUNTIME_API_PORT}"));
+    }
+    if matches!(spec.runtime, Runtime::Provided) && spec.concurrency.get() > 1 {
+        set("AWS_LAMBDA_MAX_CONCURRENCY", &spec.concurrency.get().to_string());
+    }
+}
+
+/// Sets what code written for Knative or Cloud Run expects.
+fn http_environment(name: &str, version: &str, set: &mut impl FnMut(&str, &str)) {
+    set("PORT", &HTTP_PORT.to_string());
+    set("K_SERVICE", name);
+    set("K_CONFIGURATION", name);
+    set("K_REVISION", &format!("{name}-{version}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_reads_back_and_anything_else_is_none() {
+        let label = Label {
+            instance: InstanceId::placed(7),
+            revision: RevisionId { function: "resize".parse().expect("a name"), number: RevisionNumber(3) },
+            purpose: Purpose::Minimum,
+        };
+        assert_eq!(Label::parse(&label.write()), Some(label));
+        assert_eq!(Label::parse("{}"), None);
+        assert_eq!(Label::parse("instance-0-0-7"), None);
+    }
+}

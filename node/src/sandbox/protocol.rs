@@ -1,0 +1,114 @@
+//! What the daemon and a spawner say to each other: one JSON message per packet, descriptors beside it.
+//!
+//! A packet keeps its borders (`SOCK_SEQPACKET`), so there is nothing to frame; the order is strictly request, answer.
+#![expect(unsafe_code, reason = "descriptors that arrive beside a packet become owned here")]
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use serde::{Deserialize, Serialize};
+
+/// The longest message, in bytes; environments are bounded well below it.
+pub(super) const MESSAGE_MAX: usize = 256 * 1024;
+
+/// The most descriptors beside a message.
+const DESCRIPTORS_MAX: usize = 4;
+
+/// What the daemon asks a spawner for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Request {
+    /// Make a blank sandbox.
+    Fill {
+        /// Its name: of its run directory, its container and its cgroups.
+        slot: String,
+        /// Whether it shares the network of the host instead of having one of its own.
+        is_on_host_network: bool,
+    },
+    /// Bind a root into a blank sandbox and start it.
+    Start {
+        /// The blank sandbox.
+        slot: String,
+        /// Directories that make its root, lowest first.
+        layers: Vec<PathBuf>,
+        /// The size of `/tmp`.
+        tmp_bytes: u64,
+        /// What its cgroups allow.
+        limits: CgroupLimits,
+        /// What its process is.
+        workload: Workload,
+    },
+}
+
+/// What a spawner answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// A blank sandbox is there; its status descriptor comes with this.
+    Filled {
+        /// Its init, a child of the daemon.
+        pid: i32,
+    },
+    /// The process was told to start.
+    Started,
+    /// It could not be done; nothing of it is left.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What cgroups allow a sandbox.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct CgroupLimits {
+    pub(super) memory_bytes: u64,
+    pub(super) cpu_milli: u32,
+    pub(super) pids: u32,
+}
+
+/// What the executor inside a sandbox does once it is started.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Workload {
+    pub(super) argv: Vec<String>,
+    pub(super) env: Vec<(String, String)>,
+    pub(super) cwd: String,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Whether descriptor 3 is the listening socket of the channel.
+    pub(super) has_channel: bool,
+}
+
+/// Sends one message with descriptors beside it.
+pub(super) fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, descriptors: &[RawFd]) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    if bytes.len() > MESSAGE_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message to a spawner is over the limit"));
+    }
+    let rights = [ControlMessage::ScmRights(descriptors)];
+    let control: &[ControlMessage<'_>] = if descriptors.is_empty() { &[] } else { &rights };
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+    Ok(())
+}
+
+/// Receives one message with its descriptors; none when the other side has gone.
+pub(super) fn receive<T: for<'a> Deserialize<'a>>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut buffer = vec![0; MESSAGE_MAX];
+    let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
+    let (length, descriptors) = {
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
+        let mut descriptors = Vec::new();
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(received) = control {
+                // SAFETY: the kernel has just installed these descriptors in this process, and nothing else knows them.
+                descriptors.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            }
+        }
+        (message.bytes, descriptors)
+    };
+    if length == 0 {
+        return Ok(None);
+    }
+    Ok(Some((serde_json::from_slice(&buffer[..length])?, descriptors)))
+}

@@ -1,0 +1,132 @@
+//! Binds a function's root into a blank sandbox from outside.
+//!
+//! The overlay is mounted detached, moved into the mount namespace of the sandbox, and pivoted to; the init of the sandbox
+//! waits meanwhile, and its root moves with the pivot. `/proc`, `/dev` and `/sys` move along with what is masked in them.
+//! The caller is single-threaded, so that it may enter another mount namespace and come back.
+#![expect(unsafe_code, reason = "the mount calls used here take raw descriptors and have no safe wrapper in use here")]
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::ptr::null;
+
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
+
+/// Why a root could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {source}")]
+pub(super) struct BindError {
+    step: &'static str,
+    source: io::Error,
+}
+
+fn at(step: &'static str) -> impl Fn(rustix::io::Errno) -> BindError {
+    move |source| BindError { step, source: source.into() }
+}
+
+/// Returns a detached, read-only overlay of directories, lowest first.
+pub(super) fn overlay(layers: &[PathBuf]) -> Result<OwnedFd, BindError> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("overlay is not available"))?;
+    // The kernel wants the uppermost first.
+    for layer in layers.iter().rev() {
+        fsconfig_set_string(context.as_fd(), "lowerdir+", layer.as_path())
+            .map_err(at("a layer could not be added to the overlay"))?;
+    }
+    fsconfig_create(context.as_fd()).map_err(at("the overlay could not be made"))?;
+    let attributes =
+        MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(at("the overlay could not be mounted"))
+}
+
+/// Returns a detached tmpfs for `/tmp`.
+pub(super) fn temporary(bytes: u64) -> Result<OwnedFd, BindError> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("tmpfs is not available"))?;
+    fsconfig_set_string(context.as_fd(), "size", bytes.to_string()).map_err(at("the size of /tmp is not taken"))?;
+    fsconfig_set_string(context.as_fd(), "mode", "1777").map_err(at("the mode of /tmp is not taken"))?;
+    fsconfig_create(context.as_fd()).map_err(at("/tmp could not be made"))?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(at("/tmp could not be mounted"))
+}
+
+/// Makes `root` the root of the sandbox whose mount namespace is given, with `/tmp` in it, and returns home.
+pub(super) fn bind_root(
+    sandbox: &File,
+    home: &File,
+    root: &OwnedFd,
+    temporary: &OwnedFd,
+    has_sys: bool,
+) -> Result<(), BindError> {
+    let result = enter(sandbox).and_then(|()| attach(root, temporary, has_sys));
+    let returned = enter(home);
+    // A spawner that cannot come home would work in a stranger's mount namespace from here on.
+    assert!(returned.is_ok(), "the spawner could not return to its own mount namespace");
+    result
+}
+
+fn enter(namespace: &File) -> Result<(), BindError> {
+    // SAFETY: setns reads its integer arguments; the process has one thread.
+    if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS) } == 0 {
+        Ok(())
+    } else {
+        Err(last("a mount namespace could not be entered"))
+    }
+}
+
+fn attach(root: &OwnedFd, temporary: &OwnedFd, has_sys: bool) -> Result<(), BindError> {
+    move_mount(root, "/newroot").map_err(|source| BindError { step: "the root could not be attached", source })?;
+    let kept: &[&str] = if has_sys { &["proc", "dev", "sys"] } else { &["proc", "dev"] };
+    for folder in kept {
+        let (from, to) = (path(&format!("/{folder}")), path(&format!("/newroot/{folder}")));
+        // SAFETY: both paths are zero-terminated and outlive the call; MS_MOVE takes no type and no data.
+        if unsafe { libc::mount(from.as_ptr(), to.as_ptr(), null(), libc::MS_MOVE, null()) } != 0 {
+            return Err(last("a file system of the kernel could not be moved"));
+        }
+    }
+    move_mount(temporary, "/newroot/tmp").map_err(|source| BindError { step: "/tmp could not be attached", source })?;
+    let (new_root, here) = (path("/newroot"), path("."));
+    // SAFETY: the paths are zero-terminated and outlive the calls; pivoting "." onto "." is what pivot_root(2) describes,
+    // and the old root that ends up on top is unmounted right away.
+    unsafe {
+        if libc::chdir(new_root.as_ptr()) != 0 {
+            return Err(last("the root could not be entered"));
+        }
+        if libc::syscall(libc::SYS_pivot_root, here.as_ptr(), here.as_ptr()) != 0 {
+            return Err(last("the root could not be made the root"));
+        }
+        if libc::umount2(here.as_ptr(), libc::MNT_DETACH) != 0 {
+            return Err(last("the blank root could not be taken away"));
+        }
+    }
+    Ok(())
+}
+
+fn move_mount(mount: &OwnedFd, target: &str) -> io::Result<()> {
+    let (empty, target) = (path(""), path(target));
+    // SAFETY: both paths are zero-terminated and outlive the call; the descriptor is an unattached mount.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_raw_fd(),
+            empty.as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn path(text: &str) -> CString {
+    CString::new(text).expect("the paths of this file hold no zero byte")
+}
+
+fn last(step: &'static str) -> BindError {
+    BindError { step, source: io::Error::last_os_error() }
+}
+
+/// Opens a namespace of a process.
+pub(super) fn namespace(process: impl std::fmt::Display, kind: &str) -> io::Result<File> {
+    File::open(Path::new("/proc").join(process.to_string()).join("ns").join(kind))
+}
