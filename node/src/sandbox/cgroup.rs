@@ -135,6 +135,12 @@ impl Cgroup {
         }
     }
 
+    /// Returns the processes of the sandbox, as the host numbers them.
+    pub(super) fn processes(&self) -> Vec<i32> {
+        let list = fs::read_to_string(self.file("pids", "cgroup.procs")).unwrap_or_default();
+        list.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
     /// Removes the cgroups; their processes must have ended.
     pub(super) fn remove(&self) {
         let hierarchies = match self.version {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::cgroup::{Cgroup, Version, version};
 use super::layout::Layout;
@@ -85,6 +86,7 @@ struct Shared {
     version: Version,
     spawners: Vec<Lane>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    stop: CancellationToken,
     next: AtomicUsize,
 }
 
@@ -121,6 +123,7 @@ impl Sandboxes {
         let known = Known::default();
         let adopted = adopt(&config, &layout, version, &known);
         let share = config.pool_size.div_ceil(config.spawners.max(1));
+        let stop = CancellationToken::new();
         let mut spawners = Vec::new();
         let mut tasks = Vec::new();
         for number in 0..config.spawners.max(1) {
@@ -139,12 +142,12 @@ impl Sandboxes {
                 created: 0,
             };
             task.connect_now().map_err(StartError::Spawner).map(|task| {
-                tasks.push(tokio::spawn(task.run(waiting)));
+                tasks.push(tokio::spawn(task.run(waiting, stop.clone())));
                 spawners.push(Lane { launches, load });
             })?;
         }
         let next = AtomicUsize::new(0);
-        let shared = Shared { config, layout, version, spawners, tasks: Mutex::new(tasks), next };
+        let shared = Shared { config, layout, version, spawners, tasks: Mutex::new(tasks), stop, next };
         Ok((Self(Arc::new(shared)), adopted))
     }
 
@@ -178,16 +181,20 @@ impl Sandboxes {
     /// Ends the spawners and the blank sandboxes; running sandboxes go on.
     pub async fn shutdown(&self) {
         let tasks = std::mem::take(&mut *self.0.tasks.lock().expect("no holder of this lock panics"));
+        // A spawner in the middle of a container finishes it first.
+        self.0.stop.cancel();
         for task in tasks {
-            task.abort();
-            // Aborting is the only way in which it ends.
-            let _ = task.await;
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a spawner's task ended by a panic");
+            }
         }
         for name in self.0.layout.names() {
             if !self.0.layout.slot(&name).join("kept.json").exists() {
                 remove_leftover(&self.0.config, &self.0.layout, self.0.version, &name);
             }
         }
+        // Gone once nothing runs in it any more.
+        Cgroup::new(self.0.version, &self.0.config.cgroup_parent).remove();
     }
 }
 
@@ -225,14 +232,15 @@ impl LaneTask {
         Ok(())
     }
 
-    async fn run(mut self, mut launches: mpsc::Receiver<Launch>) {
+    async fn run(mut self, mut launches: mpsc::Receiver<Launch>, stop: CancellationToken) {
         let mut pause = Duration::ZERO;
         loop {
             let wants_blank = self.blanks.len() < self.share;
             tokio::select! {
                 biased;
+                () = stop.cancelled() => break,
                 launch = launches.recv() => {
-                    let Some(launch) = launch else { return };
+                    let Some(launch) = launch else { break };
                     let result = self.launch(launch.request).await;
                     self.load.pending.fetch_sub(1, Ordering::Relaxed);
                     // Whoever asked may have gone: then nobody needs the sandbox.
@@ -252,6 +260,9 @@ impl LaneTask {
                     }
                 }
             }
+        }
+        if let Some(link) = self.link.take() {
+            link.close().await;
         }
     }
 
@@ -458,19 +469,24 @@ fn is_in_sandbox(config: &Config, slot: &str, pid: i32) -> bool {
 }
 
 /// Ends whatever is left of a sandbox and removes it.
+///
+/// Its processes are those in its cgroups: also what a container was left with whose making was cut short.
 fn remove_leftover(config: &Config, layout: &Layout, version: Version, slot: &str) {
-    let state = fs::read(layout.containers().join(slot).join("state.json")).unwrap_or_default();
-    let pid = serde_json::from_slice::<serde_json::Value>(&state)
-        .ok()
-        .and_then(|state| i32::try_from(state.get("pid")?.as_i64()?).ok());
-    if let Some(pid) = pid.filter(|pid| is_in_sandbox(config, slot, *pid)) {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
-        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
-        let start = std::time::Instant::now();
-        while is_in_sandbox(config, slot, pid) && start.elapsed() < LEFTOVER_MAX {
-            std::thread::sleep(Duration::from_millis(2));
+    let cgroup = Cgroup::new(version, &format!("{}/{slot}", config.cgroup_parent));
+    let start = std::time::Instant::now();
+    loop {
+        let processes = cgroup.processes();
+        if processes.is_empty() || start.elapsed() > LEFTOVER_MAX {
+            break;
         }
+        for pid in processes {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            // It is a child of this daemon or of none.
+            let _ = nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
     layout.remove(slot);
-    Cgroup::new(version, &format!("{}/{slot}", config.cgroup_parent)).remove();
+    cgroup.remove();
 }

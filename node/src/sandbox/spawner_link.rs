@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use tokio::io::Interest;
@@ -22,7 +22,8 @@ pub(super) const ANSWER_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct SpawnerLink {
     child: Child,
-    socket: AsyncFd<OwnedFd>,
+    /// None once it was closed.
+    socket: Option<AsyncFd<OwnedFd>>,
 }
 
 /// Why a spawner did not answer.
@@ -56,7 +57,7 @@ impl SpawnerLink {
         let child = command.spawn()?;
         rustix::io::ioctl_fionbio(&mine, true)?;
         // SAFETY: the socket is owned by the registration and stays open as long as that.
-        Ok(Self { child, socket: unsafe { AsyncFd::register(mine) }? })
+        Ok(Self { child, socket: Some(unsafe { AsyncFd::register(mine) }?) })
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -65,11 +66,21 @@ impl SpawnerLink {
 
     /// Asks for something and waits for the answer; after an error the spawner is of no use any more.
     pub(super) async fn ask(&mut self, request: &Request) -> Result<(Answer, Vec<OwnedFd>), AskError> {
+        let socket = self.socket.as_ref().ok_or(AskError::Gone)?;
         let exchange = async {
-            self.socket.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), request, &[])).await?;
-            self.socket.async_io(Interest::READABLE, |socket| receive(socket.as_fd())).await?.ok_or(AskError::Gone)
+            socket.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), request, &[])).await?;
+            socket.async_io(Interest::READABLE, |socket| receive(socket.as_fd())).await?.ok_or(AskError::Gone)
         };
         tokio::time::timeout(ANSWER_MAX, exchange).await.map_err(|_| AskError::Timeout)?
+    }
+
+    /// Lets the spawner finish what it does and end.
+    pub(super) async fn close(mut self) {
+        self.socket = None;
+        let start = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && start.elapsed() < ANSWER_MAX {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 
