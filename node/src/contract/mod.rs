@@ -20,6 +20,7 @@ mod capture;
 mod event;
 mod frame;
 mod framed;
+mod http;
 mod invocation;
 mod line;
 mod outbound;
@@ -30,6 +31,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use self::http::{AnswerBody, AnswerBodyError, Http, HttpFailure};
 pub use capture::{Capture, OutputLimits};
 pub use event::{
     AnswerError, HeadError, PRELUDE_MAX_BYTES, Surroundings, answer_to_response, request_to_event, stream_head,
