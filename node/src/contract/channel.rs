@@ -35,7 +35,9 @@ impl Channel {
         }
     }
 
-    /// Notes that the instance has ended: everything in flight ends with it. Dropping the channel does the same.
+    /// Notes that the instance has ended: what it still sent counts, everything else in flight ends with it.
+    ///
+    /// Dropping the channel ends everything at once.
     pub fn instance_died(&self) {
         match self {
             Self::Event(channel) => channel.instance_died(),
@@ -71,7 +73,9 @@ impl EventChannel {
         }
     }
 
-    /// Notes that the instance has ended: everything in flight ends with it. Dropping the channel does the same.
+    /// Notes that the instance has ended: what it still sent counts, everything else in flight ends with it.
+    ///
+    /// Dropping the channel ends everything at once.
     pub fn instance_died(&self) {
         match self {
             Self::Framed(framed) => framed.instance_died(),

@@ -119,15 +119,22 @@ mod tests {
 
     #[test]
     fn each_contract_has_its_variables() {
-        check(&Contract::Http { port: 8080 }, 1, expect![[r#"
+        check(
+            &Contract::Http { port: 8080 },
+            1,
+            expect![[r#"
             HEARTH_FUNCTION=orders
             HEARTH_VERSION=7
             PORT=8080
             K_SERVICE=orders
             K_CONFIGURATION=orders
             K_REVISION=orders-7
-        "#]]);
-        check(&Contract::RuntimeApi { handler: "app".to_owned(), port: 9001 }, 4, expect![[r#"
+        "#]],
+        );
+        check(
+            &Contract::RuntimeApi { handler: "app".to_owned(), port: 9001 },
+            4,
+            expect![[r#"
             HEARTH_FUNCTION=orders
             HEARTH_VERSION=7
             _HANDLER=app
@@ -144,8 +151,12 @@ mod tests {
             AWS_DEFAULT_REGION=local
             AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001
             AWS_LAMBDA_MAX_CONCURRENCY=4
-        "#]]);
-        check(&Contract::Framed { handler: "app.handler".to_owned(), answer_max: 6_291_456 }, 1, expect![[r#"
+        "#]],
+        );
+        check(
+            &Contract::Framed { handler: "app.handler".to_owned(), answer_max: 6_291_456 },
+            1,
+            expect![[r#"
             HEARTH_FUNCTION=orders
             HEARTH_VERSION=7
             _HANDLER=app.handler
@@ -163,6 +174,7 @@ mod tests {
             HEARTH_HANDLER=app.handler
             HEARTH_CONCURRENCY=1
             HEARTH_ANSWER_MAX=6291456
-        "#]]);
+        "#]],
+        );
     }
 }

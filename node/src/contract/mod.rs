@@ -25,7 +25,6 @@ mod framed;
 mod http;
 mod invocation;
 mod line;
-mod outbound;
 mod output;
 mod readiness;
 mod runtime_api;

@@ -132,10 +132,10 @@ impl Http {
         Ok(response.map(|body| AnswerBody::new(body, deadline, exchange)))
     }
 
-    /// Notes that the instance has ended: everything in flight ends with it, conversations after an upgrade included.
-    /// Dropping this does the same.
+    /// Notes that the instance has ended: what it still sent counts, everything else in flight ends with it,
+    /// conversations after an upgrade included.
     pub fn instance_died(&self) {
-        self.pool.close();
+        self.pool.wind_down();
     }
 
     /// Sends the request over a kept connection, or over another where that one turns out to be closed.
@@ -171,9 +171,8 @@ impl Drop for Http {
 }
 
 fn failure(error: hyper::Error, may_have_started: bool) -> HttpFailure {
-    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        HttpFailure::InstanceDied { may_have_started, source: Some(error) }
-    } else if error.is_user() {
+    // hyper counts a connection whose task was dropped as the user's fault too; only a body has a source.
+    if error.is_user() && error.source().is_some() {
         HttpFailure::RequestBroken(error)
     } else if error.is_parse() {
         HttpFailure::Broken(error)

@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::body::RequestBody;
@@ -20,6 +20,9 @@ const IDLE_MAX: Duration = Duration::from_secs(1);
 
 /// How many connections are kept; more may be in use.
 const IDLE_CONNECTIONS_MAX: usize = 64;
+
+/// How long the connections of an instance that has ended may take to end too.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// One connection, between requests or within one.
 pub(super) type Connection = SendRequest<RequestBody>;
@@ -32,7 +35,9 @@ pub(super) struct Pool {
     connect: Connect,
     /// The one used last stands last and is used next, so that the others can grow old.
     idle: Mutex<Vec<Idle>>,
-    /// Cancelled when the instance has ended; every task of this pool ends with it.
+    /// Cancelled when the instance has ended: no more connections are made.
+    ending: CancellationToken,
+    /// Cancelled when it cannot have anything left to say: every task of this pool ends.
     end: CancellationToken,
 }
 
@@ -43,7 +48,12 @@ struct Idle {
 
 impl Pool {
     pub(super) fn new(connect: Connect) -> Arc<Self> {
-        Arc::new(Self { connect, idle: Mutex::default(), end: CancellationToken::new() })
+        Arc::new(Self {
+            connect,
+            idle: Mutex::default(),
+            ending: CancellationToken::new(),
+            end: CancellationToken::new(),
+        })
     }
 
     /// Returns a connection, and whether it was made for this.
@@ -80,19 +90,31 @@ impl Pool {
         tokio::spawn(async move { end.run_until_cancelled(task).await });
     }
 
+    /// Makes no more connections, and ends those in use a moment later: what the instance still said may be under way.
+    pub(super) fn wind_down(&self) {
+        self.ending.cancel();
+        self.lock().clear();
+        let end = self.end.clone();
+        tokio::spawn(async move {
+            sleep(LAST_WORDS).await;
+            end.cancel();
+        });
+    }
+
     /// Ends every connection.
     pub(super) fn close(&self) {
-        self.end.cancel();
+        self.ending.cancel();
         self.lock().clear();
+        self.end.cancel();
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.end.is_cancelled()
+        self.ending.is_cancelled()
     }
 
     /// Waits until the instance has ended.
     pub(super) async fn closed(&self) {
-        self.end.cancelled().await;
+        self.ending.cancelled().await;
     }
 
     #[cfg(test)]
@@ -101,7 +123,7 @@ impl Pool {
     }
 
     async fn open(&self) -> io::Result<Connection> {
-        if self.end.is_cancelled() {
+        if self.is_closed() {
             return Err(io::ErrorKind::NotConnected.into());
         }
         let socket = (self.connect)().await?;
@@ -114,7 +136,7 @@ impl Pool {
 
     fn put(&self, connection: Connection) {
         let mut idle = self.lock();
-        if idle.len() < IDLE_CONNECTIONS_MAX && !self.end.is_cancelled() {
+        if idle.len() < IDLE_CONNECTIONS_MAX && !self.is_closed() {
             idle.push(Idle { connection, since: Instant::now() });
         }
     }

@@ -119,8 +119,9 @@ async fn bodies_stream_both_ways() {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         let (socket, _) = listener.accept().await.unwrap();
-        let echo =
-            service_fn(async |request: Request<Incoming>| Ok::<_, Infallible>(Response::new(request.into_body())));
+        let echo = service_fn(|request: Request<Incoming>| {
+            std::future::ready(Ok::<_, Infallible>(Response::new(request.into_body())))
+        });
         http1::Builder::new().serve_connection(TokioIo::new(socket), echo).await.unwrap();
     });
     let http = instance(address);
