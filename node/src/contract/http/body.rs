@@ -16,7 +16,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::contract::capture::Capture;
 
 /// The body of a request, whoever sends it.
-pub(super) type RequestBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+pub(super) type RequestBody = UnsyncBoxBody<Bytes, RequestBodyError>;
+
+/// What the sender of a request's body met; of a type of its own, so that it is told from the instance's failures.
+#[derive(Debug, thiserror::Error)]
+#[error("the request ended within its body")]
+pub(super) struct RequestBodyError(#[source] pub(super) Box<dyn Error + Send + Sync>);
 
 /// One request and its response; its drop says that both are over.
 pub(super) struct Exchange {

@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
 pub use self::body::{AnswerBody, AnswerBodyError};
-use self::body::{Exchange, RequestBody};
+use self::body::{Exchange, RequestBody, RequestBodyError};
 use self::pool::{Connection, Pool};
 use super::capture::Capture;
 use super::invocation::{InitFailure, ReadyInfo};
@@ -112,7 +112,7 @@ impl Http {
         H: Any + Send,
     {
         let exchange = Exchange::new(Arc::clone(&self.capture), Arc::clone(request_id), Box::new(held));
-        let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        let mut request = request.map(|body| body.map_err(|error| RequestBodyError(error.into())).boxed_unsync());
         let client = hop::prepare(&mut request);
         let (mut response, connection) = match timeout_at(deadline, self.exchange(request)).await {
             Ok(answered) => answered?,
@@ -171,8 +171,7 @@ impl Drop for Http {
 }
 
 fn failure(error: hyper::Error, may_have_started: bool) -> HttpFailure {
-    // hyper counts a connection whose task was dropped as the user's fault too; only a body has a source.
-    if error.is_user() && error.source().is_some() {
+    if error.source().is_some_and(|source| source.is::<RequestBodyError>()) {
         HttpFailure::RequestBroken(error)
     } else if error.is_parse() {
         HttpFailure::Broken(error)
