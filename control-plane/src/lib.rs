@@ -11,8 +11,11 @@
 //! The other three share one shape, `on_input(now, input) -> Vec<Effect>` and `wake_at()`, so that `node` and `sim` drive
 //! the same code. [`model`] holds the nouns all of them speak about.
 
+pub mod autoscale;
+pub mod codec;
 pub mod controller;
 pub mod dispatch;
 pub mod model;
+pub mod placement;
 pub mod state;
 pub mod supervisor;

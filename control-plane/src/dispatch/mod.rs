@@ -13,8 +13,14 @@
 //!                     Refuse(Deadline)
 //! ```
 
+mod guard;
+mod queue;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use self::guard::StartGuard;
+use self::queue::Queue;
 use crate::model::{Concurrency, InstanceFailure, InstanceId, InvocationId, Timestamp};
 
 /// What a dispatch is told.
@@ -126,3 +132,264 @@ pub struct Limits {
     /// The most invocations that wait.
     pub queue_max: usize,
 }
+
+/// The traffic of one revision.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    limits: Limits,
+    instances: BTreeMap<InstanceId, Slots>,
+    /// Instances with a free slot, the most recently used last.
+    free: Vec<InstanceId>,
+    /// Which instance works on which invocation.
+    running: BTreeMap<InvocationId, InstanceId>,
+    queue: Queue,
+    /// How many instances are wanted beyond those that are ready.
+    wanted: u32,
+    guard: StartGuard,
+    /// When some instance may have idled long enough; never later than the first of them.
+    expiry: Option<Timestamp>,
+}
+
+/// What one instance is doing.
+#[derive(Clone, Copy, Debug)]
+struct Slots {
+    /// Invariant: at most the revision's concurrency.
+    in_flight: u16,
+    is_draining: bool,
+    keep: Option<Duration>,
+    idle_since: Timestamp,
+}
+
+impl Dispatch {
+    /// Returns a dispatch without instances.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            instances: BTreeMap::new(),
+            free: Vec::new(),
+            running: BTreeMap::new(),
+            queue: Queue::default(),
+            wanted: 0,
+            guard: StartGuard::default(),
+            expiry: None,
+        }
+    }
+
+    /// Takes one input at time `now` and returns what must be done about it.
+    pub fn on_input(&mut self, now: Timestamp, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match input {
+            Input::Arrived { invocation, deadline } => self.arrive(now, invocation, deadline, &mut effects),
+            Input::Finished { invocation } => self.finish(now, invocation, &mut effects),
+            Input::Cancelled { invocation } => {
+                if self.queue.remove(invocation) {
+                    self.want(now, &mut effects);
+                }
+            }
+            Input::Ready { instance, keep } => {
+                let slots = Slots { in_flight: 0, is_draining: false, keep, idle_since: now };
+                if self.instances.insert(instance, slots).is_none() {
+                    self.free.push(instance);
+                }
+                self.wanted = self.wanted.saturating_sub(1);
+                self.expect_expiry(now, keep);
+                self.serve_queue(now, &mut effects);
+                self.want(now, &mut effects);
+            }
+            Input::Drain { instance } => {
+                self.free.retain(|other| *other != instance);
+                if let Some(slots) = self.instances.get_mut(&instance) {
+                    slots.is_draining = true;
+                    if slots.in_flight == 0 {
+                        self.instances.remove(&instance);
+                        effects.push(Effect::Retire { instance });
+                    }
+                }
+                self.want(now, &mut effects);
+            }
+            Input::Gone { instance } => {
+                self.free.retain(|other| *other != instance);
+                self.instances.remove(&instance);
+                self.want(now, &mut effects);
+            }
+            Input::Declined { reason } => self.decline(now, &reason, &mut effects),
+            Input::Limits(limits) => {
+                self.limits = limits;
+                self.serve_queue(now, &mut effects);
+                self.want(now, &mut effects);
+            }
+            Input::Woke => {
+                for invocation in self.queue.expired(now) {
+                    effects.push(Effect::Refuse { invocation, reason: Refusal::Deadline });
+                }
+                self.expire(now, &mut effects);
+                self.want(now, &mut effects);
+            }
+        }
+        effects
+    }
+
+    /// Returns the earliest time at which [`Input::Woke`] would have an effect.
+    pub fn wake_at(&self) -> Option<Timestamp> {
+        [self.queue.first_deadline(), self.expiry, self.guard.wake_at()].into_iter().flatten().min()
+    }
+
+    /// Returns how many invocations wait.
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Returns how many invocations run.
+    pub fn in_flight(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Returns how many instances take invocations or finish theirs.
+    pub fn ready(&self) -> usize {
+        self.instances.len()
+    }
+
+    /// Returns how many instances are asked for beyond those that are ready.
+    pub fn wanted(&self) -> u32 {
+        self.wanted
+    }
+
+    fn arrive(&mut self, now: Timestamp, invocation: InvocationId, deadline: Timestamp, effects: &mut Vec<Effect>) {
+        if deadline <= now {
+            effects.push(Effect::Refuse { invocation, reason: Refusal::Deadline });
+        } else if let Some(instance) = self.take_slot() {
+            self.running.insert(invocation, instance);
+            effects.push(Effect::Run { invocation, instance });
+        } else if self.queue.len() >= self.limits.queue_max {
+            effects.push(Effect::Refuse { invocation, reason: Refusal::QueueFull });
+        } else {
+            self.queue.push(invocation, deadline);
+            self.want(now, effects);
+        }
+    }
+
+    fn finish(&mut self, now: Timestamp, invocation: InvocationId, effects: &mut Vec<Effect>) {
+        let Some(instance) = self.running.remove(&invocation) else {
+            return;
+        };
+        // An instance that has gone needs no slot back.
+        let Some(slots) = self.instances.get_mut(&instance) else {
+            return;
+        };
+        let was_full = slots.in_flight >= self.limits.concurrency.get();
+        slots.in_flight = slots.in_flight.saturating_sub(1);
+        slots.idle_since = now;
+        let (is_idle, is_draining, keep) = (slots.in_flight == 0, slots.is_draining, slots.keep);
+        if is_draining {
+            if is_idle {
+                self.instances.remove(&instance);
+                effects.push(Effect::Retire { instance });
+            }
+            return;
+        }
+        if was_full && !self.free.contains(&instance) {
+            self.free.push(instance);
+        }
+        if is_idle {
+            self.expect_expiry(now, keep);
+        }
+        self.serve_queue(now, effects);
+    }
+
+    /// Gives waiting invocations the slots there are.
+    fn serve_queue(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let mut is_served = false;
+        while !self.queue.is_empty()
+            && let Some(instance) = self.take_slot()
+        {
+            let Some(invocation) = self.queue.pop() else { break };
+            self.running.insert(invocation, instance);
+            effects.push(Effect::Run { invocation, instance });
+            is_served = true;
+        }
+        if is_served {
+            self.want(now, effects);
+        }
+    }
+
+    /// Takes a slot of the most recently used instance that has one.
+    fn take_slot(&mut self) -> Option<InstanceId> {
+        let instance = *self.free.last()?;
+        let concurrency = self.limits.concurrency.get();
+        match self.instances.get_mut(&instance) {
+            Some(slots) if slots.in_flight < concurrency => {
+                slots.in_flight += 1;
+                if slots.in_flight >= concurrency {
+                    self.free.pop();
+                }
+                Some(instance)
+            }
+            // The concurrency was lowered since it was listed: it is listed again when a slot becomes free.
+            Some(_) | None => {
+                self.free.pop();
+                self.take_slot()
+            }
+        }
+    }
+
+    /// Asks for as many instances as the queue needs, if that differs from what was asked before.
+    fn want(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let concurrency = u32::from(self.limits.concurrency.get());
+        let waiting = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
+        let taking = self.instances.values().filter(|slots| !slots.is_draining).count();
+        let taking = u32::try_from(taking).unwrap_or(u32::MAX);
+        let needed = waiting.div_ceil(concurrency).min(self.limits.instances_max.saturating_sub(taking));
+        let allowed = self.guard.allow(now, taking, self.wanted, needed);
+        if allowed != self.wanted {
+            self.wanted = allowed;
+            effects.push(Effect::Want { starting: allowed });
+        }
+    }
+
+    fn decline(&mut self, now: Timestamp, reason: &DeclineReason, effects: &mut Vec<Effect>) {
+        self.wanted = 0;
+        let is_hopeless = self.instances.values().all(|slots| slots.is_draining) || *reason == DeclineReason::Retired;
+        if is_hopeless {
+            while let Some(invocation) = self.queue.pop() {
+                effects.push(Effect::Refuse { invocation, reason: Refusal::Declined(reason.clone()) });
+            }
+        }
+        self.guard.rest(now);
+    }
+
+    fn expect_expiry(&mut self, now: Timestamp, keep: Option<Duration>) {
+        if let Some(keep) = keep {
+            let at = now + keep;
+            self.expiry = Some(self.expiry.map_or(at, |known| known.min(at)));
+        }
+    }
+
+    /// Retires what has idled for its whole keep-alive.
+    fn expire(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        if self.expiry.is_none_or(|at| at > now) {
+            return;
+        }
+        let mut next = None;
+        let mut expired = Vec::new();
+        for (instance, slots) in &self.instances {
+            let Some(keep) = slots.keep.filter(|_| slots.in_flight == 0 && !slots.is_draining) else {
+                continue;
+            };
+            let at = slots.idle_since + keep;
+            if at <= now {
+                expired.push(*instance);
+            } else {
+                next = Some(next.map_or(at, |known: Timestamp| known.min(at)));
+            }
+        }
+        for instance in expired {
+            self.instances.remove(&instance);
+            self.free.retain(|other| *other != instance);
+            effects.push(Effect::Retire { instance });
+        }
+        self.expiry = next;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,17 @@
 //! [`State::apply`] is total and deterministic: time comes inside the log entry, a bad command is refused with a
 //! [`Rejection`], and nothing panics, because one poisoned entry would stop every replica.
 
+mod check;
 mod command;
+mod function;
+mod instance;
+mod node;
 
 use std::collections::BTreeMap;
 
+pub use check::violations;
 pub use command::{AppliedFunction, Change, Command, Rejection, Reply};
+pub use function::{FUNCTIONS_MAX, REVISIONS_KEPT};
 
 use crate::model::{
     AppName, FunctionName, InstanceId, Node, NodeId, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec,
@@ -94,4 +100,54 @@ pub struct Placement {
     pub purpose: Purpose,
     /// When it was agreed.
     pub since: Timestamp,
+}
+
+impl State {
+    /// Applies one command at the time its log entry carries.
+    ///
+    /// A refused command changes nothing. Equal states and equal commands give equal states and equal answers, on every replica.
+    pub fn apply(&mut self, at: Timestamp, command: Command) -> Result<Reply, Rejection> {
+        let reply = match command {
+            Command::DeployApp { app, functions, check_index } => self.deploy_app(at, app, functions, check_index),
+            Command::DeleteApp { app } => self.delete_app(&app),
+            Command::DeleteFunction { function } => self.delete_function(&function),
+            Command::Promote { revision } => self.promote(&revision),
+            Command::FailRevision { revision, reason } => self.fail_revision(&revision, reason),
+            Command::Scale { function, scaling } => self.scale(&function, scaling),
+            Command::RegisterNode { node, spec } => self.register_node(node, spec),
+            Command::Grant { node, epoch, resources } => self.grant(node, epoch, resources),
+            Command::Place { revision, node, purpose } => self.place(at, revision, node, purpose),
+            Command::Adopt { node, epoch, instances } => self.adopt(at, node, epoch, &instances),
+            Command::Release { node, epoch, instances } => self.release(node, epoch, &instances),
+            Command::Unplace { instances } => self.unplace(&instances),
+        }?;
+        debug_assert_eq!(violations(self), Vec::<String>::new(), "a command left the state inconsistent");
+        Ok(reply)
+    }
+
+    /// Returns a revision, if it is remembered.
+    pub fn revision(&self, id: &RevisionId) -> Option<&Revision> {
+        self.functions.get(&id.function)?.revisions.get(&id.number)
+    }
+
+    /// Returns the sum of what a node's placements hold.
+    pub fn held(&self, node: NodeId) -> Resources {
+        self.placements
+            .values()
+            .filter(|placement| placement.node == node)
+            .fold(Resources::default(), |sum, placement| sum.plus(&placement.resources))
+    }
+
+    /// Counts one change and answers with the index it has.
+    fn done(&mut self) -> Reply {
+        self.index += 1;
+        Reply::Done { index: self.index }
+    }
+}
+
+impl Function {
+    /// Returns whether instances of a revision have a reason to exist.
+    pub fn wants(&self, number: RevisionNumber) -> bool {
+        self.live == Some(number) || self.candidate == Some(number)
+    }
 }

@@ -9,10 +9,20 @@
 //!                                gone                                               gone
 //! ```
 
-use std::collections::BTreeMap;
+mod backoff;
+mod desired;
+mod reconcile;
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use self::desired::desired;
+
+use self::backoff::Backoff;
 use crate::dispatch::DeclineReason;
-use crate::model::{Ending, Epoch, InstanceFailure, InstanceId, NodeId, Purpose, Resources, RevisionId, Scaling};
+use crate::model::{
+    Ending, Epoch, InstanceFailure, InstanceId, NodeId, Purpose, Resources, RevisionId, Scaling, Timestamp,
+};
 use crate::state::Command;
 
 /// What the applied state wants of one node; made by [`desired`].
@@ -148,3 +158,231 @@ pub enum ReportEvent {
         failure: InstanceFailure,
     },
 }
+
+/// How long a draining instance may take before it is stopped whatever it does: longer than any invocation may run.
+pub const DRAIN_MAX: Duration = Duration::from_secs(960);
+
+/// How long what is to be proposed waits for more of its kind.
+const BATCH: Duration = Duration::from_millis(20);
+
+/// How long a proposal has to show in the applied state before it is made again.
+const PROPOSE_AGAIN: Duration = Duration::from_secs(2);
+
+/// How often an adoption is proposed before the instance is given up.
+const ADOPTIONS_MAX: u8 = 5;
+
+/// One node's brain.
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    node: NodeId,
+    desired: Option<Desired>,
+    instances: BTreeMap<InstanceId, Local>,
+    /// Instances that ended while the state still places them, until it does no more.
+    ended: BTreeMap<InstanceId, Ending>,
+    /// How many instances of a revision should be starting.
+    wanted: BTreeMap<RevisionId, u32>,
+    backoff: BTreeMap<RevisionId, Backoff>,
+    /// The last sequence used in this epoch.
+    sequence: u32,
+    /// When adoptions and releases are proposed next.
+    propose_at: Option<Timestamp>,
+    /// Whether the agent has said what it found running.
+    has_recovered: bool,
+}
+
+/// An instance on this node.
+#[derive(Clone, Debug)]
+struct Local {
+    revision: RevisionId,
+    /// What it holds; known once its revision was desired.
+    resources: Resources,
+    phase: Phase,
+    /// When it entered its phase.
+    since: Timestamp,
+    agreement: Agreement,
+}
+
+/// How far an instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Ready,
+    Draining,
+    Stopping,
+}
+
+/// Whether the state knows an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Agreement {
+    /// It was started inside the grant; this often its adoption was proposed.
+    Granted(u8),
+    /// The state places it, or did.
+    Placed,
+}
+
+impl Supervisor {
+    /// Returns the supervisor of a node that has just started.
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            desired: None,
+            instances: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            backoff: BTreeMap::new(),
+            sequence: 0,
+            propose_at: None,
+            has_recovered: false,
+        }
+    }
+
+    /// Takes one input at time `now` and returns what must be done about it.
+    pub fn on_input(&mut self, now: Timestamp, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match input {
+            Input::Desired(desired) => self.take_desired(desired),
+            Input::Wanted { revision, starting } => {
+                self.wanted.insert(revision, starting);
+            }
+            Input::Retired { instance } => self.stop(now, instance, &mut effects),
+            Input::Recovered { instances } => {
+                self.has_recovered = true;
+                for (instance, revision) in instances {
+                    let local = Local {
+                        revision,
+                        resources: Resources::default(),
+                        phase: Phase::Starting,
+                        since: now,
+                        agreement: Agreement::Granted(0),
+                    };
+                    self.instances.insert(instance, local);
+                }
+            }
+            Input::Started { instance } => self.started(now, instance, &mut effects),
+            Input::StartFailed { instance, failure } => self.start_failed(now, instance, failure, &mut effects),
+            Input::Ended { instance, ending } => self.ended(now, instance, ending),
+            Input::Woke => {}
+        }
+        self.reconcile(now, &mut effects);
+        effects
+    }
+
+    /// Returns the earliest time at which [`Input::Woke`] would have an effect.
+    pub fn wake_at(&self) -> Option<Timestamp> {
+        let drains = self.instances.values().filter(|local| local.phase == Phase::Draining);
+        let drained = drains.map(|local| local.since + DRAIN_MAX).min();
+        let waits = self.waiting_for_backoff().min();
+        [self.propose_at, drained, waits].into_iter().flatten().min()
+    }
+
+    /// Returns how many instances run or start here.
+    pub fn instances(&self) -> usize {
+        self.instances.len()
+    }
+
+    fn take_desired(&mut self, desired: Desired) {
+        if self.desired.as_ref().is_some_and(|known| known.epoch > desired.epoch) {
+            return;
+        }
+        if self.desired.as_ref().is_none_or(|known| known.epoch < desired.epoch) {
+            self.sequence = 0;
+        }
+        self.ended.retain(|instance, _| desired.placements.contains_key(instance));
+        self.wanted.retain(|revision, _| desired.revisions.contains_key(revision));
+        self.backoff.retain(|revision, _| desired.revisions.contains_key(revision));
+        for (instance, local) in &mut self.instances {
+            if desired.placements.contains_key(instance) {
+                local.agreement = Agreement::Placed;
+            }
+            if let Some(revision) = desired.revisions.get(&local.revision) {
+                local.resources = revision.resources;
+            }
+        }
+        self.desired = Some(desired);
+    }
+
+    fn started(&mut self, now: Timestamp, instance: InstanceId, effects: &mut Vec<Effect>) {
+        let Some(local) = self.instances.get_mut(&instance) else {
+            return;
+        };
+        if local.phase != Phase::Starting {
+            return;
+        }
+        (local.phase, local.since) = (Phase::Ready, now);
+        let revision = local.revision.clone();
+        self.count_down(&revision);
+        if let Some(backoff) = self.backoff.get_mut(&revision) {
+            backoff.started();
+        }
+        let event = ReportEvent::Ready { instance, revision };
+        effects.push(Effect::Report(Report { node: self.node, event }));
+    }
+
+    fn start_failed(
+        &mut self,
+        now: Timestamp,
+        instance: InstanceId,
+        failure: InstanceFailure,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(local) = self.instances.remove(&instance) else {
+            return;
+        };
+        if local.agreement == Agreement::Placed {
+            self.ended.insert(instance, Ending::Failed(failure.clone()));
+        }
+        // What was stopped on purpose failed at nothing.
+        if local.phase == Phase::Stopping {
+            return;
+        }
+        self.count_down(&local.revision);
+        let backoff = self.backoff.entry(local.revision.clone()).or_default();
+        backoff.failed(now, &local.revision, failure.clone());
+        let event = ReportEvent::StartFailed { instance, revision: local.revision.clone(), failure: failure.clone() };
+        effects.push(Effect::Report(Report { node: self.node, event }));
+        let has_others = self
+            .instances
+            .values()
+            .any(|other| other.revision == local.revision && matches!(other.phase, Phase::Starting | Phase::Ready));
+        if !has_others {
+            self.wanted.remove(&local.revision);
+            let reason = DeclineReason::Failing(failure);
+            effects.push(Effect::Decline { revision: local.revision, reason });
+        }
+    }
+
+    fn ended(&mut self, now: Timestamp, instance: InstanceId, ending: Ending) {
+        let Some(local) = self.instances.remove(&instance) else {
+            return;
+        };
+        if let Ending::Failed(failure) = &ending
+            && local.phase == Phase::Ready
+        {
+            let backoff = self.backoff.entry(local.revision.clone()).or_default();
+            backoff.crashed(now, now.since(local.since), &local.revision, failure.clone());
+        }
+        if local.agreement == Agreement::Placed {
+            self.ended.insert(instance, ending);
+        }
+    }
+
+    /// Ends an instance's process unless that is under way.
+    fn stop(&mut self, now: Timestamp, instance: InstanceId, effects: &mut Vec<Effect>) {
+        if let Some(local) = self.instances.get_mut(&instance)
+            && local.phase != Phase::Stopping
+        {
+            (local.phase, local.since) = (Phase::Stopping, now);
+            effects.push(Effect::Stop { instance });
+        }
+    }
+
+    /// One wanted instance has come or will not.
+    fn count_down(&mut self, revision: &RevisionId) {
+        if let Some(wanted) = self.wanted.get_mut(revision) {
+            *wanted = wanted.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,50 @@
+//! The invariants of the replicated state, for tests, the simulator and debug builds.
+
+use super::{RevisionStatus, State};
+
+/// Returns every invariant that does not hold, in words; an empty list means that the state is sound.
+pub fn violations(state: &State) -> Vec<String> {
+    let mut found = Vec::new();
+    for (id, node) in &state.nodes {
+        let sum = state.held(*id).plus(&node.grant);
+        if !sum.fits(&node.spec.capacity) {
+            found.push(format!("{id} holds and grants {sum}, its capacity is {}", node.spec.capacity));
+        }
+    }
+    for (name, function) in &state.functions {
+        if !state.apps.contains_key(&function.app) {
+            found.push(format!("{name} belongs to app {}, which does not exist", function.app));
+        }
+        if function.revisions.is_empty() {
+            found.push(format!("{name} has no revision"));
+        }
+        if function.live.is_some() && function.live == function.candidate {
+            found.push(format!("the live revision of {name} is its candidate too"));
+        }
+        for (role, number) in [("live", function.live), ("candidate", function.candidate)] {
+            let Some(number) = number else { continue };
+            match function.revisions.get(&number).map(|revision| &revision.status) {
+                None => found.push(format!("the {role} revision {number} of {name} does not exist")),
+                Some(RevisionStatus::Failed(_)) => found.push(format!("the {role} revision {number} of {name} failed")),
+                Some(RevisionStatus::Pending) if role == "live" => {
+                    found.push(format!("the live revision {number} of {name} was never proved"));
+                }
+                Some(RevisionStatus::Pending | RevisionStatus::Proved) => {}
+            }
+        }
+    }
+    for (instance, placement) in &state.placements {
+        if !state.nodes.contains_key(&placement.node) {
+            found.push(format!("{instance} is placed on {}, which does not exist", placement.node));
+        }
+        if instance.origin == 0 && instance.sequence > state.placed_last {
+            found.push(format!("{instance} is beyond the last id handed out"));
+        }
+    }
+    for (name, app) in &state.apps {
+        if app.index > state.index {
+            found.push(format!("app {name} has index {}, the state {}", app.index, state.index));
+        }
+    }
+    found
+}

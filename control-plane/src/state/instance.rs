@@ -1,0 +1,113 @@
+//! What the commands about placements do.
+
+use super::{Placement, Rejection, Reply, State};
+use crate::model::{Ending, Epoch, InstanceId, NodeId, Purpose, Resources, RevisionId, Timestamp};
+
+impl State {
+    pub(super) fn place(
+        &mut self,
+        at: Timestamp,
+        revision: RevisionId,
+        node: NodeId,
+        purpose: Purpose,
+    ) -> Result<Reply, Rejection> {
+        let function = self.functions.get(&revision.function);
+        let function = function.ok_or_else(|| Rejection::NoFunction(revision.function.clone()))?;
+        let spec = function.revisions.get(&revision.number).filter(|_| function.wants(revision.number));
+        let resources = spec.ok_or_else(|| Rejection::NoRevision(revision.clone()))?.spec.resources;
+        let held = self.held(node);
+        let machine = self.nodes.get_mut(&node).ok_or(Rejection::NoNode(node))?;
+        let room = machine.spec.capacity.minus(&held);
+        if !resources.fits(&room) {
+            return Err(Rejection::NoRoom { node, needed: resources, room });
+        }
+        // What is placed comes out of the grant where nothing else is left. The node may have started something inside it
+        // that is not ratified yet; then its adoption is refused and it stops that.
+        machine.grant = smaller(&machine.grant, &room.minus(&resources));
+        self.placed_last = self.placed_last.saturating_add(1);
+        let instance = InstanceId::placed(self.placed_last);
+        self.placements.insert(instance, Placement { revision, node, resources, purpose, since: at });
+        self.index += 1;
+        Ok(Reply::Placed { instance })
+    }
+
+    pub(super) fn adopt(
+        &mut self,
+        at: Timestamp,
+        node: NodeId,
+        epoch: Epoch,
+        instances: &[(InstanceId, RevisionId)],
+    ) -> Result<Reply, Rejection> {
+        let mut adopted = Vec::new();
+        let mut needed = Resources::default();
+        for (instance, revision) in instances {
+            match self.placements.get(instance) {
+                // Said twice: nothing to do.
+                Some(known) if known.node == node && known.revision == *revision => continue,
+                Some(_) => return Err(Rejection::InstanceExists(*instance)),
+                None if adopted.iter().any(|(listed, _)| listed == instance) => {
+                    return Err(Rejection::InstanceExists(*instance));
+                }
+                None => {}
+            }
+            let known = self.revision(revision).ok_or_else(|| Rejection::NoRevision(revision.clone()))?;
+            let resources = known.spec.resources;
+            needed = needed.plus(&resources);
+            let placement =
+                Placement { revision: revision.clone(), node, resources, purpose: Purpose::Demand, since: at };
+            adopted.push((*instance, placement));
+        }
+        let held = self.held(node);
+        let machine = self.node_in(node, epoch)?;
+        let room = machine.spec.capacity.minus(&held);
+        if !needed.fits(&room) {
+            return Err(Rejection::NoRoom { node, needed, room });
+        }
+        machine.grant = smaller(&machine.grant.minus(&needed), &room.minus(&needed));
+        if adopted.is_empty() {
+            return Ok(Reply::Done { index: self.index });
+        }
+        self.placements.extend(adopted);
+        Ok(self.done())
+    }
+
+    pub(super) fn release(
+        &mut self,
+        node: NodeId,
+        epoch: Epoch,
+        instances: &[(InstanceId, Ending)],
+    ) -> Result<Reply, Rejection> {
+        self.node_in(node, epoch)?;
+        let before = self.placements.len();
+        for (instance, _) in instances {
+            if self.placements.get(instance).is_some_and(|placement| placement.node == node) {
+                self.placements.remove(instance);
+            }
+        }
+        if self.placements.len() == before {
+            return Ok(Reply::Done { index: self.index });
+        }
+        Ok(self.done())
+    }
+
+    pub(super) fn unplace(&mut self, instances: &[InstanceId]) -> Result<Reply, Rejection> {
+        let before = self.placements.len();
+        for instance in instances {
+            self.placements.remove(instance);
+        }
+        if self.placements.len() == before {
+            return Ok(Reply::Done { index: self.index });
+        }
+        Ok(self.done())
+    }
+}
+
+/// Returns the lesser of two amounts in each dimension.
+fn smaller(one: &Resources, other: &Resources) -> Resources {
+    Resources {
+        cpu: one.cpu.min(other.cpu),
+        memory: one.memory.min(other.memory),
+        disk: one.disk.min(other.disk),
+        pids: one.pids.min(other.pids),
+    }
+}

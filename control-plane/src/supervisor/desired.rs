@@ -1,0 +1,26 @@
+//! Reads off the applied state what one node should do.
+
+use super::{Desired, DesiredRevision};
+use crate::model::{NodeId, RevisionId};
+use crate::state::State;
+
+/// Returns what the applied state wants of a node, or nothing while it does not know the node.
+pub fn desired(state: &State, id: NodeId) -> Option<Desired> {
+    let node = state.nodes.get(&id)?;
+    let placements = state
+        .placements
+        .iter()
+        .filter(|(_, placement)| placement.node == id)
+        .map(|(instance, placement)| (*instance, (placement.revision.clone(), placement.purpose)))
+        .collect();
+    let mut revisions = std::collections::BTreeMap::new();
+    for (name, function) in &state.functions {
+        for number in [function.live, function.candidate].into_iter().flatten() {
+            if let Some(revision) = function.revisions.get(&number) {
+                let known = DesiredRevision { resources: revision.spec.resources, scaling: function.scaling };
+                revisions.insert(RevisionId { function: name.clone(), number }, known);
+            }
+        }
+    }
+    Some(Desired { epoch: node.epoch, grant: node.grant, placements, revisions })
+}

@@ -1,0 +1,1 @@
+//! What the supervisor promises, as sentences.

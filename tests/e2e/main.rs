@@ -1,0 +1,41 @@
+//! End-to-end tests: real daemons, real containers, real clients, on the real kernel.
+#![expect(clippy::print_stdout, reason = "a test runner speaks on standard output")]
+
+mod deploy;
+mod errors;
+mod examples;
+mod restart;
+mod scale;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// A test and its name, which is a sentence.
+type Test = (&'static str, fn());
+
+/// How many daemons run at once: their functions share two cores with them.
+const THREADS: usize = 2;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(THREADS));
+    let is_root = tests::is_root();
+    let tests = [deploy::TESTS, errors::TESTS, examples::TESTS, restart::TESTS, scale::TESTS].concat();
+    let count = tests.len();
+    let trials = tests
+        .into_iter()
+        .map(|(name, test): Test| {
+            let trial = Trial::test(name, move || {
+                test();
+                Ok(())
+            });
+            trial.with_ignored_flag(!is_root)
+        })
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if is_root {
+        println!("{count} tests need root: {} of them ran", conclusion.num_passed + conclusion.num_failed);
+    } else {
+        println!("{count} tests need root to make containers, and did not run");
+    }
+    conclusion.exit();
+}

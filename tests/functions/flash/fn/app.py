@@ -1,0 +1,7 @@
+"""Answers with the process it runs in."""
+
+import os
+
+
+def handler(event, context):
+    return os.getpid()

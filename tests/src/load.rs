@@ -1,0 +1,108 @@
+//! A steady load: calls begin at fixed times, whether or not earlier ones have ended.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long one call may take before it counts as failed.
+const CALL_MAX: Duration = Duration::from_secs(30);
+
+/// A load that runs until it is stopped, or until its bound.
+#[derive(Debug)]
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    outcomes: Arc<Mutex<Vec<Outcome>>>,
+    pacer: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Clone)]
+struct Outcome {
+    began: Instant,
+    took: Duration,
+    result: Result<String, String>,
+}
+
+/// What became of the calls.
+#[derive(Debug)]
+pub struct LoadReport {
+    /// Calls that were answered with status 200.
+    pub succeeded: usize,
+    /// What went wrong with each of the others, and how far into the load.
+    pub failed: Vec<String>,
+    /// The longest that an answered call took.
+    pub slowest: Duration,
+    /// The bodies of answered calls, in the order in which the calls began.
+    pub bodies: Vec<String>,
+}
+
+impl Load {
+    /// Calls `url` `per_second` times a second, for at most `bound`.
+    pub fn start(url: &str, per_second: u32, bound: Duration) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let outcomes = Arc::new(Mutex::new(Vec::new()));
+        let (url, stopped, results) = (url.to_owned(), Arc::clone(&stop), Arc::clone(&outcomes));
+        let pacer = std::thread::spawn(move || {
+            let start = Instant::now();
+            let mut calls = Vec::new();
+            for number in 0.. {
+                let due = start + Duration::from_secs(1) * number / per_second;
+                if due - start > bound || stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                if let Some(pause) = due.checked_duration_since(Instant::now()) {
+                    std::thread::sleep(pause); // the pace of the load
+                }
+                let (url, results) = (url.clone(), Arc::clone(&results));
+                calls.push(std::thread::spawn(move || {
+                    let outcome = call(&url);
+                    results.lock().expect("no holder panics").push(outcome);
+                }));
+            }
+            for call in calls {
+                call.join().expect("a call does not panic");
+            }
+        });
+        Self { stop, outcomes, pacer: Some(pacer) }
+    }
+
+    /// Returns how many calls have ended so far.
+    pub fn ended(&self) -> usize {
+        self.outcomes.lock().expect("no holder panics").len()
+    }
+
+    /// Begins no more calls, waits for those in flight and returns what became of all.
+    pub fn finish(mut self) -> LoadReport {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(pacer) = self.pacer.take() {
+            pacer.join().expect("the pacer does not panic");
+        }
+        let mut outcomes = self.outcomes.lock().expect("no holder panics").clone();
+        outcomes.sort_by_key(|outcome| outcome.began);
+        let start = outcomes.first().map_or_else(Instant::now, |outcome| outcome.began);
+        let mut report = LoadReport { succeeded: 0, failed: Vec::new(), slowest: Duration::ZERO, bodies: Vec::new() };
+        for outcome in outcomes {
+            match outcome.result {
+                Ok(body) => {
+                    report.succeeded += 1;
+                    report.slowest = report.slowest.max(outcome.took);
+                    report.bodies.push(body);
+                }
+                Err(error) => report.failed.push(format!("after {:?}: {error}", outcome.began - start)),
+            }
+        }
+        report
+    }
+}
+
+/// Makes one call on a connection of its own.
+fn call(url: &str) -> Outcome {
+    let began = Instant::now();
+    let agent =
+        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(CALL_MAX)).build().new_agent();
+    let result = agent.get(url).call().map_err(|error| error.to_string()).and_then(|mut reply| {
+        let body = reply.body_mut().read_to_string().map_err(|error| error.to_string())?;
+        if reply.status() == 200 { Ok(body) } else { Err(format!("{}: {body}", reply.status())) }
+    });
+    Outcome { began, took: began.elapsed(), result }
+}
