@@ -16,10 +16,15 @@ use super::outbound::Outbound;
 use super::{CHUNK_COST_BYTES, INVOCATIONS_MAX, STREAM_WINDOW_BYTES, STREAM_WINDOW_CHUNKS};
 use crate::contract::capture::Capture;
 use crate::contract::frame::{Decoder, FRAME_MAX_BYTES, Frame, Kind, LogRecord, put_header};
-use crate::contract::invocation::{Breach, ErrorReport, Identity, InitFailure, Invocation, ReadyInfo, Refusal};
+use crate::contract::invocation::{
+    Breach, ErrorReport, Identity, InFlight, InitFailure, Invocation, ReadyInfo, Refusal,
+};
 use crate::contract::output::Stream;
 use crate::contract::readiness::Readiness;
 use crate::contract::stream::{Item, Origin, StreamFailure};
+
+/// The highest number that an invocation of an earlier daemon can have: those that follow never run out.
+const EARLIER_ID_MAX: u64 = u64::MAX / 2;
 
 /// How many bytes are read from the socket at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -241,8 +246,12 @@ impl Connection {
         let Frame { kind, invocation: id, payload } = frame;
         match kind {
             Kind::Ready => {
-                let info = serde_json::from_slice(&payload);
-                self.on_ready(info.map_err(|_| Breach::Meaningless { kind })?);
+                let info: ReadyInfo = serde_json::from_slice(&payload).map_err(|_| Breach::Meaningless { kind })?;
+                let is_possible = |earlier: &InFlight| earlier.id <= EARLIER_ID_MAX;
+                if info.in_flight.len() > INVOCATIONS_MAX || !info.in_flight.iter().all(is_possible) {
+                    return Err(Breach::Meaningless { kind });
+                }
+                self.on_ready(info);
             }
             Kind::InitError => {
                 let report = ErrorReport::parse(payload, Some("Runtime.InitError"));

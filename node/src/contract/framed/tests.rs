@@ -88,7 +88,8 @@ async fn what_is_no_frame_breaks_the_contract() {
 
 #[tokio::test]
 async fn frames_that_mean_nothing_here_break_the_contract() {
-    for (kind, payload) in [(Kind::Invoke, ""), (Kind::Ready, "{"), (Kind::Log, "x")] {
+    let impossible = r#"{"in_flight":[{"id":18446744073709551615,"request_id":"r"}]}"#;
+    for (kind, payload) in [(Kind::Invoke, ""), (Kind::Ready, "{"), (Kind::Ready, impossible), (Kind::Log, "x")] {
         let (framed, mut peer) = connect().await;
         peer.send(kind, 1, payload.as_bytes()).await;
         let failure = framed.ready(Instant::now() + PATIENCE).await.unwrap_err();
@@ -182,4 +183,38 @@ async fn an_event_that_fits_into_no_frame_is_refused_and_harms_nobody() {
     let id = peer.receive().await.invocation;
     peer.send(Kind::Result, id, b"1").await;
     assert!(matches!(waiting.await.unwrap(), Outcome::Answer(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn answers_reach_their_callers_however_they_interleave() {
+    let (framed, mut peer) = connect().await;
+    // Answers come in another order than the events.
+    let answering = tokio::spawn(async move {
+        let mut held = Vec::new();
+        let mut seen = 0;
+        while seen < 300 {
+            let frame = peer.receive().await;
+            if frame.kind != Kind::Invoke {
+                continue;
+            }
+            seen += 1;
+            held.push(frame);
+            if held.len() == 20 {
+                while let Some(frame) = held.pop() {
+                    let header = u32::from_le_bytes(frame.payload[..4].try_into().unwrap());
+                    let event = frame.payload.slice(4 + usize::try_from(header).unwrap()..);
+                    peer.send(Kind::Result, frame.invocation, &event).await;
+                }
+            }
+        }
+        peer
+    });
+    let calls: Vec<_> = (0..300).map(|number: u32| (number, call(&framed, number.to_string()))).collect();
+    let _peer = timeout(PATIENCE, answering).await.expect("every event arrives").unwrap();
+    for (number, waiting) in calls {
+        let Outcome::Answer(answer) = waiting.await.unwrap() else { panic!("it answered") };
+        assert_eq!(answer, number.to_string());
+    }
+    let mut in_flight = framed.in_flight();
+    timeout(PATIENCE, in_flight.wait_for(|count| *count == 0)).await.expect("all are over").unwrap();
 }

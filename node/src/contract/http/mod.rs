@@ -99,6 +99,9 @@ impl Http {
     /// if the instance agrees, bytes are handed back and forth until it closes its connection or the deadline passes. The
     /// deadline also ends a body that takes longer. `held` is kept until all of it is over: its drop says that the
     /// instance is free.
+    ///
+    /// Dropping the future closes the connection. A server that does not look goes on with its work all the same, and
+    /// nobody can know for how long.
     pub async fn send<B, H>(
         &self,
         request_id: &Arc<str>,

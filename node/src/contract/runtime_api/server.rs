@@ -30,6 +30,9 @@ use crate::contract::stream::{Item, StreamFailure};
 /// How many connections an instance may hold.
 const CONNECTIONS_MAX: usize = 1024;
 
+/// How much of what one connection sends is held before it is read, in bytes; also the limit of a request's head.
+const BUFFER_MAX_BYTES: usize = 32 * 1024;
+
 /// How long the report of a failure may be, in bytes.
 const REPORT_MAX_BYTES: usize = 256 * 1024;
 
@@ -72,7 +75,7 @@ pub(super) async fn run(listener: TcpListener, desk: Arc<Desk>, answer_max: usiz
 async fn converse(socket: TcpStream, desk: Arc<Desk>, answer_max: usize) {
     let service = service_fn(|request| serve(Arc::clone(&desk), request, answer_max));
     // A connection that breaks is the instance's own affair: what it held is given back on drop.
-    drop(http1::Builder::new().serve_connection(TokioIo::new(socket), service).await);
+    drop(http1::Builder::new().max_buf_size(BUFFER_MAX_BYTES).serve_connection(TokioIo::new(socket), service).await);
 }
 
 async fn serve(desk: Arc<Desk>, request: Request<Incoming>, answer_max: usize) -> Result<Answer, Infallible> {

@@ -103,6 +103,17 @@ async fn what_cannot_be_loaded_says_why_and_ends() {
 }
 
 #[tokio::test]
+async fn the_bootstrap_can_be_imported_ahead_and_run_after_a_fork() {
+    let code = "import os\ndef handler(event, context):\n    if event: os._exit(event)\n    return os.getppid()";
+    let mut instance = Instance::start(Language::ForkedPython3, "app.handler", 1, &[("app.py", code)]);
+    let daemon = instance.connect().await;
+    daemon.ready().await.unwrap();
+    assert_eq!(daemon.answer("r", "0").await, instance.child.id().unwrap());
+    assert!(matches!(daemon.invoke("r", "7").await, Outcome::InstanceDied { may_have_started: true }));
+    assert_eq!(instance.exit_code().await, Some(7));
+}
+
+#[tokio::test]
 async fn handlers_lie_in_packages_too() {
     for handler in ["shop/orders/app.main", "shop.orders.app.main", "./shop/orders/app.main"] {
         let files = [("shop/orders/app.py", "def main(event, context): return __name__")];
