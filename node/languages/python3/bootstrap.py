@@ -313,8 +313,10 @@ class Server:
 
     # Start.
 
-    def start(self, handler_name, started):
+    def start(self, handler_name, task_root, started):
         try:
+            sys.path.insert(0, task_root)
+            os.chdir(task_root)
             self.handler = load(handler_name)
         except BaseException as error:  # A module may also call exit() while it is imported.
             self.fail(error)
@@ -671,11 +673,8 @@ def main():
     started = time.monotonic()
     environ = os.environ
     server = Server(int(environ.get("HEARTH_CONCURRENCY", "1")), int(environ.get("HEARTH_ANSWER_MAX", "6291456")))
-    task_root = environ.get("LAMBDA_TASK_ROOT", TASK_ROOT)
-    sys.path.insert(0, task_root)
-    os.chdir(task_root)
     server.capture_output()
-    server.start(environ["HEARTH_HANDLER"], started)
+    server.start(environ.get("HEARTH_HANDLER", ""), environ.get("LAMBDA_TASK_ROOT", TASK_ROOT), started)
     server.serve()
 
 
