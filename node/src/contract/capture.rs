@@ -153,9 +153,9 @@ impl Capture {
 
     /// Empties the pipes, up to a limit that lets others have their turn.
     fn drain(&self, state: &mut State, read: fn(&pipe::Receiver, &mut [u8]) -> io::Result<usize>) {
+        let mut buffer = [0; READ_BYTES];
         for (at, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
             let Some(pipe) = self.pipes[at].as_ref().filter(|_| state.open[at]) else { continue };
-            let mut buffer = [0; READ_BYTES];
             for _ in 0..READS_PER_TURN {
                 match read(pipe, &mut buffer) {
                     Ok(0) => state.open[at] = false,

@@ -26,8 +26,8 @@ use crate::contract::stream::{Item, Origin, StreamFailure};
 /// The highest number that an invocation of an earlier daemon can have: those that follow never run out.
 const EARLIER_ID_MAX: u64 = u64::MAX / 2;
 
-/// How many bytes are read from the socket at once.
-const READ_BYTES: usize = 64 * 1024;
+/// How many bytes are read from the socket at once, where no longer frame is expected.
+const READ_BYTES: usize = 16 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -100,9 +100,7 @@ pub(super) struct Caller {
 impl Drop for Caller {
     fn drop(&mut self) {
         let mut state = self.connection.lock();
-        let Some(pending) = state.pending.get_mut(&self.id) else {
-            return;
-        };
+        let Some(pending) = state.pending.get_mut(&self.id) else { return };
         pending.waiting = Waiting::Nobody;
         self.connection.send(&mut state, Kind::Cancel, self.id, Bytes::new());
     }

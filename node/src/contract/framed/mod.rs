@@ -49,22 +49,28 @@ pub struct Framed {
 }
 
 impl Framed {
-    /// Connects to the socket on which an instance listens, or will.
+    /// Connects to the socket on which an instance listens, or will: it is there before the instance is.
     ///
-    /// The bootstrap gives up an earlier connection once it accepted this one. A frame much longer than `answer_max`
-    /// bytes breaks the contract: the bootstrap is told the same limit and turns longer answers into failures of the
-    /// function.
+    /// See [`over`](Self::over).
     pub async fn connect(
         path: &Path,
         identity: Identity,
         capture: Arc<Capture>,
         answer_max: usize,
     ) -> io::Result<Self> {
-        let socket = UnixStream::connect(path).await?;
+        Ok(Self::over(UnixStream::connect(path).await?, identity, capture, answer_max))
+    }
+
+    /// Talks over a socket that is connected to an instance.
+    ///
+    /// The bootstrap gives up an earlier connection once it accepted this one. A frame much longer than `answer_max`
+    /// bytes breaks the contract: the bootstrap is told the same limit and turns longer answers into failures of the
+    /// function.
+    pub fn over(socket: UnixStream, identity: Identity, capture: Arc<Capture>, answer_max: usize) -> Self {
         let connection = Arc::new(Connection::new(socket, identity, capture));
         let decoder = Decoder::new(answer_max.saturating_add(FRAME_MARGIN_BYTES));
         let task = tokio::spawn(connection::run(Arc::clone(&connection), decoder));
-        Ok(Self { connection, task })
+        Self { connection, task }
     }
 
     /// Waits until the instance can take invocations.

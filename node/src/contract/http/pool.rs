@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use hyper::client::conn::http1::{self, SendRequest};
@@ -33,12 +33,19 @@ pub(super) type Connect = Box<dyn Fn() -> Pin<Box<dyn Future<Output = io::Result
 /// The connections to one instance.
 pub(super) struct Pool {
     connect: Connect,
-    /// The one used last stands last and is used next, so that the others can grow old.
-    idle: Mutex<Vec<Idle>>,
+    idle: Mutex<IdleList>,
     /// Cancelled when the instance has ended: no more connections are made.
     ending: CancellationToken,
     /// Cancelled when it cannot have anything left to say: every task of this pool ends.
     end: CancellationToken,
+}
+
+#[derive(Default)]
+struct IdleList {
+    /// The one used last stands last and is used next, so that the others can grow old.
+    connections: Vec<Idle>,
+    /// A task is looking after those that grow old. Invariant: true while there are any.
+    is_swept: bool,
 }
 
 struct Idle {
@@ -65,7 +72,7 @@ impl Pool {
     }
 
     /// Makes a connection and keeps it for the first request.
-    pub(super) async fn probe(&self) -> io::Result<()> {
+    pub(super) async fn probe(self: &Arc<Self>) -> io::Result<()> {
         let connection = self.open().await?;
         self.put(connection);
         Ok(())
@@ -93,7 +100,7 @@ impl Pool {
     /// Makes no more connections, and ends those in use a moment later: what the instance still said may be under way.
     pub(super) fn wind_down(&self) {
         self.ending.cancel();
-        self.lock().clear();
+        self.lock().connections.clear();
         let end = self.end.clone();
         tokio::spawn(async move {
             sleep(LAST_WORDS).await;
@@ -104,7 +111,7 @@ impl Pool {
     /// Ends every connection.
     pub(super) fn close(&self) {
         self.ending.cancel();
-        self.lock().clear();
+        self.lock().connections.clear();
         self.end.cancel();
     }
 
@@ -119,7 +126,7 @@ impl Pool {
 
     #[cfg(test)]
     pub(super) fn idle_count(&self) -> usize {
-        self.lock().len()
+        self.lock().connections.len()
     }
 
     async fn open(&self) -> io::Result<Connection> {
@@ -134,31 +141,54 @@ impl Pool {
         Ok(connection)
     }
 
-    fn put(&self, connection: Connection) {
+    fn put(self: &Arc<Self>, connection: Connection) {
         let mut idle = self.lock();
-        if idle.len() < IDLE_CONNECTIONS_MAX && !self.is_closed() {
-            idle.push(Idle { connection, since: Instant::now() });
+        if idle.connections.len() >= IDLE_CONNECTIONS_MAX || self.is_closed() {
+            return;
+        }
+        idle.connections.push(Idle { connection, since: Instant::now() });
+        if !idle.is_swept {
+            idle.is_swept = true;
+            self.watch(sweep(Arc::downgrade(self)));
         }
     }
 
     fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.lock();
-        let Idle { connection, since } = idle.pop()?;
+        let Idle { connection, since } = idle.connections.pop()?;
         if since.elapsed() <= IDLE_MAX {
             return Some(connection);
         }
         // Those below are older still.
-        idle.clear();
+        idle.connections.clear();
         None
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+    /// Closes what has been idle for too long. Returns whether anything is left to look after.
+    fn close_old(&self) -> bool {
+        let mut idle = self.lock();
+        idle.connections.retain(|idle| idle.since.elapsed() <= IDLE_MAX);
+        idle.is_swept = !idle.connections.is_empty();
+        idle.is_swept
+    }
+
+    fn lock(&self) -> MutexGuard<'_, IdleList> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Closes connections as they grow old, until there are none.
+async fn sweep(pool: Weak<Pool>) {
+    loop {
+        sleep(IDLE_MAX).await;
+        if !pool.upgrade().is_some_and(|pool| pool.close_old()) {
+            return;
+        }
     }
 }
 
 impl fmt::Debug for Pool {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Pool").field("idle", &self.lock().len()).finish_non_exhaustive()
+        formatter.debug_struct("Pool").field("idle", &self.lock().connections.len()).finish_non_exhaustive()
     }
 }

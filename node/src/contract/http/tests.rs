@@ -114,6 +114,18 @@ async fn a_connection_serves_many_requests_unless_the_server_closes_it() {
 }
 
 #[tokio::test]
+async fn an_unused_connection_is_closed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let http = instance(listener.local_addr().unwrap());
+    http.ready(deadline()).await.unwrap();
+    assert_eq!(http.pool.idle_count(), 1);
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let end = timeout(PATIENCE, socket.read(&mut [0; 1])).await.expect("it is closed when it is old");
+    assert_eq!(end.unwrap(), 0);
+    assert_eq!(http.pool.idle_count(), 0);
+}
+
+#[tokio::test]
 async fn bodies_stream_both_ways() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
