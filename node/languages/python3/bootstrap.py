@@ -10,6 +10,7 @@ opens nothing, starts nothing and reads no environment, so that a process may im
 Only the standard library is used, from Python 3.8 on.
 """
 
+import faulthandler
 import io
 import json
 import os
@@ -674,6 +675,8 @@ def main():
     environ = os.environ
     server = Server(int(environ.get("HEARTH_CONCURRENCY", "1")), int(environ.get("HEARTH_ANSWER_MAX", "6291456")))
     server.capture_output()
+    # A crash in native code says where it happened.
+    faulthandler.enable(2)
     server.start(environ.get("HEARTH_HANDLER", ""), environ.get("LAMBDA_TASK_ROOT", TASK_ROOT), started)
     server.serve()
 
