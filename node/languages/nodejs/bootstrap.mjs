@@ -250,8 +250,9 @@ async function importFile(file) {
 }
 
 async function main() {
-  process.chdir(taskRoot);
+  server.listen({ fd: LISTENER });
   captureOutput();
+  process.chdir(taskRoot);
   globalThis.awslambda = {
     streamifyResponse(streaming) {
       streaming[STREAMING] = true;
@@ -274,7 +275,6 @@ async function main() {
   process.on("exit", () => {
     for (const invocation of [...inFlight.values(), undefined]) flushLines(invocation);
   });
-  server.listen({ fd: LISTENER });
   handler = await load(process.env.HEARTH_HANDLER ?? "");
   flushLines(undefined);
   initMs = Math.round(performance.now() - started);

@@ -10,6 +10,7 @@ opens nothing, starts nothing and reads no environment, so that a process may im
 Only the standard library is used, from Python 3.8 on.
 """
 
+import faulthandler
 import io
 import json
 import os
@@ -313,8 +314,10 @@ class Server:
 
     # Start.
 
-    def start(self, handler_name, started):
+    def start(self, handler_name, task_root, started):
         try:
+            sys.path.insert(0, task_root)
+            os.chdir(task_root)
             self.handler = load(handler_name)
         except BaseException as error:  # A module may also call exit() while it is imported.
             self.fail(error)
@@ -395,18 +398,14 @@ class Server:
 
     def own_loop(self):
         if self.loop is None:
-            import asyncio
-
-            self.loop = asyncio.new_event_loop()
-            asyncio.set_event_loop(self.loop)
+            self.loop = new_loop()
         return self.loop
 
     def shared_loop(self):
         if self.loop is None:
-            import asyncio
             import threading
 
-            self.loop = asyncio.new_event_loop()
+            self.loop = new_loop()
             threading.Thread(target=self.loop.run_forever, name="hearth-loop", daemon=True).start()
         return self.loop
 
@@ -543,6 +542,15 @@ class Server:
             connection.send(kind, invocation.number, payload)
 
 
+def new_loop():
+    import asyncio
+
+    # Before 3.10, locks and events that a module makes while it is imported belong to this thread's loop.
+    loop = asyncio.get_event_loop() if sys.version_info < (3, 10) else asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop
+
+
 class Failure(Exception):
     """A failure around the handler, with the name that Lambda gives it."""
 
@@ -666,11 +674,10 @@ def main():
     started = time.monotonic()
     environ = os.environ
     server = Server(int(environ.get("HEARTH_CONCURRENCY", "1")), int(environ.get("HEARTH_ANSWER_MAX", "6291456")))
-    task_root = environ.get("LAMBDA_TASK_ROOT", TASK_ROOT)
-    sys.path.insert(0, task_root)
-    os.chdir(task_root)
     server.capture_output()
-    server.start(environ["HEARTH_HANDLER"], started)
+    # A crash in native code says where it happened.
+    faulthandler.enable(2)
+    server.start(environ.get("HEARTH_HANDLER", ""), environ.get("LAMBDA_TASK_ROOT", TASK_ROOT), started)
     server.serve()
 
 

@@ -43,11 +43,11 @@ pub struct Capture {
     state: Mutex<State>,
     /// Of stdout and of stderr.
     pipes: [Option<pipe::Receiver>; 2],
-    now_us: fn() -> u64,
 }
 
 #[derive(Debug)]
 struct State {
+    now_us: fn() -> u64,
     sink: LogSink,
     limits: OutputLimits,
     running: Vec<Running>,
@@ -84,6 +84,7 @@ impl Capture {
     ) -> Arc<Self> {
         let pipes = [stdout, stderr];
         let state = Mutex::new(State {
+            now_us,
             sink,
             limits,
             running: Vec::new(),
@@ -91,7 +92,7 @@ impl Capture {
             open: pipes.each_ref().map(Option::is_some),
             second: Budget::default(),
         });
-        Arc::new(Self { state, pipes, now_us })
+        Arc::new(Self { state, pipes })
     }
 
     /// Reads the pipes until both are closed.
@@ -123,7 +124,7 @@ impl Capture {
     pub fn finish(&self) {
         let mut state = self.lock();
         self.drain(&mut state, read_now);
-        state.flush((self.now_us)());
+        state.flush();
         state.sink.close();
     }
 
@@ -131,7 +132,9 @@ impl Capture {
     pub fn begin(&self, request_id: &Arc<str>) {
         let mut state = self.lock();
         self.drain(&mut state, read_now);
-        state.flush((self.now_us)());
+        if state.running.len() <= 1 {
+            state.flush();
+        }
         state.running.push(Running { request_id: Arc::clone(request_id), written: 0 });
     }
 
@@ -139,28 +142,30 @@ impl Capture {
     pub fn end(&self, request_id: &str) {
         let mut state = self.lock();
         self.drain(&mut state, read_now);
-        state.flush((self.now_us)());
+        if state.running.len() <= 2 {
+            state.flush();
+        }
         state.running.retain(|running| *running.request_id != *request_id);
     }
 
-    /// Takes text that a bootstrap sent, with the invocation it named.
+    /// Takes text that a bootstrap sent, with the invocation it named. A time in the future counts as this moment.
     pub fn record(&self, at_us: u64, stream: Stream, request_id: Option<&Arc<str>>, text: &[u8]) {
         let mut state = self.lock();
         let mut splitter = LineSplitter::default();
-        splitter.push(text, |line| state.write(at_us, stream, request_id, line));
-        splitter.finish(|line| state.write(at_us, stream, request_id, line));
+        splitter.push(text, |line| state.write(Some(at_us), stream, request_id, line));
+        splitter.finish(|line| state.write(Some(at_us), stream, request_id, line));
     }
 
     /// Empties the pipes, up to a limit that lets others have their turn.
     fn drain(&self, state: &mut State, read: fn(&pipe::Receiver, &mut [u8]) -> io::Result<usize>) {
+        let mut buffer = [0; READ_BYTES];
         for (at, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
             let Some(pipe) = self.pipes[at].as_ref().filter(|_| state.open[at]) else { continue };
-            let mut buffer = [0; READ_BYTES];
             for _ in 0..READS_PER_TURN {
                 match read(pipe, &mut buffer) {
                     Ok(0) => state.open[at] = false,
                     Ok(count) => {
-                        state.take(at, stream, (self.now_us)(), &buffer[..count]);
+                        state.take(at, stream, &buffer[..count]);
                         continue;
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -177,6 +182,12 @@ impl Capture {
     }
 }
 
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
 /// Reads what is in the pipe, of which the reactor may not have heard yet.
 fn read_now(pipe: &pipe::Receiver, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(rustix::io::read(pipe, buffer)?)
@@ -184,19 +195,19 @@ fn read_now(pipe: &pipe::Receiver, buffer: &mut [u8]) -> io::Result<usize> {
 
 impl State {
     /// Takes bytes from a pipe.
-    fn take(&mut self, index: usize, stream: Stream, at_us: u64, bytes: &[u8]) {
+    fn take(&mut self, index: usize, stream: Stream, bytes: &[u8]) {
         let sole = self.sole();
         let mut splitter = std::mem::take(&mut self.partial[index]);
-        splitter.push(bytes, |line| self.write(at_us, stream, sole.as_ref(), line));
+        splitter.push(bytes, |line| self.write(None, stream, sole.as_ref(), line));
         self.partial[index] = splitter;
     }
 
-    /// Ends unfinished lines, because what follows may be another invocation's.
-    fn flush(&mut self, at_us: u64) {
+    /// Ends unfinished lines, because what follows is another invocation's, or nobody knows whose.
+    fn flush(&mut self) {
         let sole = self.sole();
         for (index, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
             let mut splitter = std::mem::take(&mut self.partial[index]);
-            splitter.finish(|line| self.write(at_us, stream, sole.as_ref(), line));
+            splitter.finish(|line| self.write(None, stream, sole.as_ref(), line));
             self.partial[index] = splitter;
         }
     }
@@ -210,7 +221,11 @@ impl State {
     }
 
     /// Passes a line on, or the mark that says why it is missing, or nothing behind such a mark.
-    fn write(&mut self, at_us: u64, stream: Stream, request_id: Option<&Arc<str>>, text: &str) {
+    ///
+    /// Limits go by our own clock: an instance that claims to write once a second may write all day.
+    fn write(&mut self, said_us: Option<u64>, stream: Stream, request_id: Option<&Arc<str>>, text: &str) {
+        let now_us = (self.now_us)();
+        let at_us = said_us.map_or(now_us, |said_us| said_us.min(now_us));
         let cost = text.len() + 1;
         let line = |text: String, is_mark| LogLine { at_us, stream, request_id: request_id.cloned(), text, is_mark };
         if let Some(running) =
@@ -225,8 +240,8 @@ impl State {
                 return;
             }
         }
-        if at_us.saturating_sub(self.second.since_us) >= 1_000_000 {
-            self.second = Budget { since_us: at_us, written: 0 };
+        if now_us.saturating_sub(self.second.since_us) >= 1_000_000 {
+            self.second = Budget { since_us: now_us, written: 0 };
         }
         let limit = self.limits.second_bytes;
         match exceeds(&mut self.second.written, cost, limit) {
@@ -256,14 +271,19 @@ fn exceeds(written: &mut usize, cost: usize, limit: usize) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::io::Write;
     use std::time::Duration;
 
     use super::*;
     use crate::contract::output::{LogSource, log_queue};
 
+    thread_local! {
+        static CLOCK: Cell<u64> = const { Cell::new(7) };
+    }
+
     fn clock() -> u64 {
-        7
+        CLOCK.get()
     }
 
     fn capture(limits: OutputLimits) -> (std::fs::File, Arc<Capture>, LogSource) {
@@ -323,9 +343,13 @@ mod tests {
     async fn a_flood_is_cut_until_the_second_is_over() {
         let limits = OutputLimits { invocation_bytes: 1000, second_bytes: 6 };
         let (_writer, capture, source) = capture(limits);
-        capture.record(0, Stream::Stdout, None, b"12345\nno\nno\n");
-        capture.record(999_999, Stream::Stdout, None, b"no");
-        capture.record(1_000_000, Stream::Stdout, None, b"yes");
+        capture.record(7, Stream::Stdout, None, b"12345\nno\nno\n");
+        // What the instance says of the time makes no difference.
+        capture.record(9_000_000, Stream::Stdout, None, b"no");
+        CLOCK.set(999_999);
+        capture.record(7, Stream::Stdout, None, b"no");
+        CLOCK.set(1_000_000);
+        capture.record(7, Stream::Stdout, None, b"yes");
         capture.finish();
         let mark = "- output truncated: more than 6 bytes within a second";
         assert_eq!(all(source).await, ["- 12345", mark, "- yes"]);

@@ -32,7 +32,27 @@ const ANSWER_MAX: usize = 1024 * 1024;
 enum Language {
     Python3,
     Nodejs,
+    /// Imported ahead by a process that then forks, and given its settings only afterwards.
+    ForkedPython3,
 }
+
+/// What a warmed interpreter does, and what it relies on: an import that leaves no trace.
+const FORK_AND_RUN: &str = r#"
+import os, threading
+def descriptors(): return sorted(os.listdir("/proc/self/fd"))
+names = [name for name in os.environ if name.startswith(("HEARTH_", "LAMBDA_"))]
+settings = {name: os.environ.pop(name) for name in names}
+before = descriptors(), sys.stdout, sys.path[:]
+import bootstrap
+assert before == (descriptors(), sys.stdout, sys.path), "the import opened or changed something"
+assert threading.active_count() == 1, "the import started a thread"
+child = os.fork()
+if child == 0:
+    os.environ.update(settings)
+    bootstrap.main()
+os.close(3)
+os._exit(os.WEXITSTATUS(os.waitpid(child, 0)[1]))
+"#;
 
 /// One instance: an interpreter that runs a bootstrap, which listens on descriptor 3.
 struct Instance {
@@ -52,14 +72,19 @@ impl Instance {
             std::fs::write(path, text).unwrap();
         }
         let languages = Path::new(env!("CARGO_MANIFEST_DIR")).join("languages");
-        let (program, bootstrap) = match language {
-            Language::Python3 => ("python3", languages.join("python3/bootstrap.py")),
-            Language::Nodejs => ("node", languages.join("nodejs/bootstrap.mjs")),
+        let languages = languages.to_str().unwrap();
+        let command = match language {
+            Language::Python3 => vec!["python3".to_owned(), format!("{languages}/python3/bootstrap.py")],
+            Language::Nodejs => vec!["node".to_owned(), format!("{languages}/nodejs/bootstrap.mjs")],
+            Language::ForkedPython3 => {
+                let program = format!("import sys; sys.path.insert(0, '{languages}/python3')\n{FORK_AND_RUN}");
+                vec!["python3".to_owned(), "-c".to_owned(), program]
+            }
         };
         let listener = UnixListener::bind(folder.path().join("channel.sock")).unwrap();
         let mut child = Command::new("sh")
-            .args(["-c", r#"exec "$@" 3<&0 0</dev/null"#, "sh", program])
-            .arg(bootstrap)
+            .args(["-c", r#"exec "$@" 3<&0 0</dev/null"#, "sh"])
+            .args(command)
             .env("HEARTH_HANDLER", handler)
             .env("HEARTH_CONCURRENCY", concurrency.to_string())
             .env("HEARTH_ANSWER_MAX", ANSWER_MAX.to_string())
@@ -142,15 +167,29 @@ impl Daemon {
         tokio::time::timeout(PATIENCE, in_flight.wait_for(|now| *now == count)).await.expect("it gets there").unwrap();
     }
 
-    /// Returns the next line, as `request-id stream text`.
     async fn line(&mut self) -> String {
-        let received = tokio::select! {
-            received = tokio::time::timeout(PATIENCE, self.lines.recv()) => received,
-            () = never_ends(&self.capture) => unreachable!("the pipes were waited for"),
-        };
-        let line = received.expect("a line arrives").expect("the queue is open").line;
-        format!("{} {:?} {}", line.request_id.as_deref().unwrap_or("-"), line.stream, line.text)
+        next_line(&mut self.lines, &self.capture).await
     }
+
+    /// Hands over an invocation and goes away once the function has written its first line.
+    async fn leave_behind(mut self, request_id: &str, event: &str) {
+        self.ready().await.unwrap();
+        let lost = self.framed.invoke(invocation(request_id, event, PATIENCE));
+        tokio::select! {
+            outcome = lost => panic!("it should take long, but {outcome:?}"),
+            line = next_line(&mut self.lines, &self.capture) => assert!(line.starts_with(request_id), "{line}"),
+        }
+    }
+}
+
+/// Returns the next line, as `request-id stream text`.
+async fn next_line(lines: &mut LogSource, capture: &Capture) -> String {
+    let received = tokio::select! {
+        received = tokio::time::timeout(PATIENCE, lines.recv()) => received,
+        () = never_ends(capture) => unreachable!("the pipes were waited for"),
+    };
+    let line = received.expect("a line arrives").expect("the queue is open").line;
+    format!("{} {:?} {}", line.request_id.as_deref().unwrap_or("-"), line.stream, line.text)
 }
 
 /// Reads the pipes for as long as somebody waits for it.
