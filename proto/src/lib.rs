@@ -1,1 +1,3 @@
-//! Wire.
+//! What crosses a wire, and nothing that decides or acts.
+
+pub mod json;
