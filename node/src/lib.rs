@@ -1,3 +1,6 @@
 //! Acts.
 
+pub mod clock;
+pub mod config;
 pub mod contract;
+pub mod data_dir;
