@@ -33,8 +33,8 @@ pub const RUN_ROOT_DEFAULT: &str = "/run/hearth";
 /// The layout this version writes and reads.
 pub const FORMAT: u32 = 1;
 
-/// The longest path of a Unix socket that the kernel takes, in bytes, without its final zero.
-pub const SOCKET_PATH_MAX_BYTES: usize = 107;
+/// The longest path of a socket, in bytes: the kernel takes 107, and it is made under a name that is longer by one.
+pub const SOCKET_PATH_MAX_BYTES: usize = 106;
 
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "hearth data directory, format ";

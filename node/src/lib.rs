@@ -1,6 +1,9 @@
 //! Acts.
 
+pub mod api;
+pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod contract;
 pub mod data_dir;
+pub mod telemetry;
