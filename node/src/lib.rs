@@ -1,5 +1,10 @@
 //! Everything in Hearth that acts: sockets, processes, files, clocks. The rooms in reading order.
 
+pub mod api;
+pub mod auth;
 pub mod clock;
+pub mod config;
 pub mod contract;
+pub mod data_dir;
 pub mod sandbox;
+pub mod telemetry;

@@ -1,4 +1,6 @@
-//! What crosses a wire or reaches a disk: the generated messages of `v1/*.proto`.
+//! What crosses a wire or reaches a disk: the generated messages of `v1/*.proto`, and the bodies of the operator's API.
+
+pub mod json;
 
 /// Version 1 of every message; changes are additive only.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, reason = "the module is generated")]

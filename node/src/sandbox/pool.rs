@@ -23,6 +23,9 @@ use super::protocol::{Answer, CgroupLimits, Request, Workload};
 use super::spawner_link::{ANSWER_MAX, AskError, SpawnerLink};
 use super::{Kept, LaunchError, LaunchRequest, Network, Output, Sandbox, loopback};
 
+/// Counts the sandboxes of this process, so that no two have the same name.
+static SLOTS: AtomicUsize = AtomicUsize::new(1);
+
 /// How long a spawner has nothing to launch before it fills its share of the pool.
 const QUIET: Duration = Duration::from_millis(30);
 
@@ -309,7 +312,7 @@ impl LaneTask {
             self.replace();
         }
         self.created += 1;
-        let slot = format!("s{}-{}-{}", std::process::id(), self.number, crate::clock::unique());
+        let slot = format!("s{}-{}-{}", std::process::id(), self.number, SLOTS.fetch_add(1, Ordering::Relaxed));
         let request = Request::Fill { slot: slot.clone(), is_on_host_network };
         let answer = self.ask(&request).await?.0;
         let filled = match answer {

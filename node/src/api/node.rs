@@ -1,0 +1,76 @@
+//! Nodes and instances, recent events, and what a node says about itself.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use proto::json;
+
+use super::{Api, OPENAPI, body};
+
+/// The media type of what Prometheus scrapes.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub(super) async fn nodes(State(api): State<Api>) -> Json<Vec<json::Node>> {
+    let leader = api.platform.leader();
+    Json(api.platform.read(|state| {
+        let nodes = state.nodes.iter();
+        nodes
+            .map(|(id, node)| {
+                let instances = state.placements.values().filter(|placement| placement.node == *id).count();
+                json::Node {
+                    id: id.to_string(),
+                    name: node.spec.name.clone(),
+                    is_leader: leader == Some(*id),
+                    epoch: node.epoch.0,
+                    capacity: body::write_resources(&node.spec.capacity),
+                    held: body::write_resources(&state.held(*id)),
+                    grant: body::write_resources(&node.grant),
+                    labels: node.spec.labels.clone(),
+                    instances: u32::try_from(instances).unwrap_or(u32::MAX),
+                }
+            })
+            .collect()
+    }))
+}
+
+pub(super) async fn instances(State(api): State<Api>) -> Json<Vec<json::Instance>> {
+    Json(api.platform.instances().await)
+}
+
+pub(super) async fn events(State(api): State<Api>) -> Json<Vec<json::Event>> {
+    Json(api.events.list())
+}
+
+pub(super) async fn version(State(api): State<Api>) -> Json<json::Version> {
+    let identity = api.platform.identity();
+    Json(json::Version {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: identity.node.to_string(),
+        name: identity.name,
+        pid: std::process::id(),
+        gateway: identity.gateway.to_string(),
+        api: identity.api.to_string(),
+    })
+}
+
+pub(super) async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
+/// Answers as long as the process can answer at all.
+pub(super) async fn health() -> &'static str {
+    "ok\n"
+}
+
+pub(super) async fn readiness(State(api): State<Api>) -> Response {
+    let reasons = api.platform.unready();
+    let ready = reasons.is_empty();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json::Readiness { ready, reasons })).into_response()
+}
+
+pub(super) async fn metrics(State(api): State<Api>) -> Response {
+    ([(CONTENT_TYPE, OPENMETRICS)], api.metrics.render()).into_response()
+}

@@ -1,0 +1,11 @@
+//! What the node tells about itself and about the functions it runs: its own log, metrics, recent events, and what
+//! functions wrote.
+
+mod events;
+pub mod logs;
+mod metrics;
+mod trace;
+
+pub use events::{EVENTS_KEPT, EventLog};
+pub use metrics::{BlankLabel, FUNCTIONS_LABELLED_MAX, Metrics, StartPhase};
+pub use trace::{Format, TraceError, start_tracing};
