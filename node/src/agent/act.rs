@@ -16,9 +16,9 @@ impl Driver {
     pub(super) fn act(&mut self, effect: Effect) {
         match effect {
             Effect::Start { instance, revision, purpose } => self.start(instance, revision, purpose),
-            Effect::Drain { instance, revision } => {
+            Effect::Drain { instance, revision: _ } => {
                 self.instances.set_phase(instance, Phase::Draining);
-                self.means.traffic.instance_drain(&revision, instance);
+                self.means.traffic.instance_drain(instance);
             }
             Effect::Stop { instance } => {
                 self.instances.set_phase(instance, Phase::Stopping);
@@ -67,24 +67,26 @@ impl Driver {
     /// Tells supervisor and traffic what became of an instance.
     pub(super) fn take_event(&mut self, event: Event) {
         match event {
+            // Its invocations end with its failure as soon as that is known, not once everything is removed.
+            Event::Died { instance, failure } => self.means.traffic.instance_gone(instance, Some(failure)),
             Event::Launched { instance, pid } => {
                 if let Some(running) = self.instances.lock().get_mut(&instance) {
                     running.view.pid = Some(pid);
                 }
             }
-            Event::Ready { instance, revision, channel, keep } => {
+            Event::Ready { instance, revision, channel, keep, phases } => {
                 self.instances.set_phase(instance, Phase::Ready);
                 // Traffic first: should the supervisor drain the instance at once, traffic must know it by then.
-                self.means.traffic.instance_ready(&revision, instance, channel, keep);
+                self.means.traffic.instance_ready(&revision, instance, channel, keep, phases);
                 self.feed(Input::Started { instance });
             }
             Event::StartFailed { instance, failure } => {
                 self.instances.lock().remove(&instance);
                 self.feed(Input::StartFailed { instance, failure });
             }
-            Event::Ended { instance, revision, ending, failure } => {
+            Event::Ended { instance, ending, failure } => {
                 self.instances.lock().remove(&instance);
-                self.means.traffic.instance_gone(&revision, instance, failure);
+                self.means.traffic.instance_gone(instance, failure);
                 self.feed(Input::Ended { instance, ending });
             }
         }

@@ -16,8 +16,12 @@ use tokio::time::Instant;
 
 use super::Means;
 use super::request::{self, ANSWER_MAX, HTTP_PORT, Label};
-use crate::contract::{Capture, Channel, Framed, Http, InitFailure, OutputLimits, RuntimeApi, log_queue};
+use crate::contract::{
+    Capture, Channel, EventChannel, Framed, Http, Identity, InitFailure, OutputLimits, RuntimeApi, log_queue,
+};
+use crate::gateway::StartPhases;
 use crate::sandbox::{Exit, Sandbox, Signal};
+use crate::telemetry::logs::Origin;
 
 /// The least time an instance gets to become ready, whatever its function's timeout.
 const INIT_MIN: Duration = Duration::from_secs(10);
@@ -58,16 +62,21 @@ pub(super) enum Event {
         revision: RevisionId,
         channel: Arc<Channel>,
         keep: Option<Duration>,
+        phases: StartPhases,
     },
     /// It never will; nothing of it is left.
     StartFailed {
         instance: InstanceId,
         failure: InstanceFailure,
     },
+    /// Its process has ended by itself; what is left is being removed.
+    Died {
+        instance: InstanceId,
+        failure: InstanceFailure,
+    },
     /// It has ended; nothing of it is left.
     Ended {
         instance: InstanceId,
-        revision: RevisionId,
         ending: Ending,
         failure: Option<InstanceFailure>,
     },
@@ -79,6 +88,7 @@ pub(super) async fn start(mut task: Task, spec: Option<RevisionSpec>) {
         let failure = InstanceFailure::Sandbox("its revision is gone".to_owned());
         return task.tell(Event::StartFailed { instance: task.instance, failure }).await;
     };
+    let began = Instant::now();
     let sandbox = match task.launch(&spec).await {
         Ok(sandbox) => sandbox,
         Err(reason) => {
@@ -87,13 +97,13 @@ pub(super) async fn start(mut task: Task, spec: Option<RevisionSpec>) {
             return task.tell(Event::StartFailed { instance: task.instance, failure }).await;
         }
     };
-    task.live(&spec, sandbox).await;
+    task.live(&spec, sandbox, began.elapsed()).await;
 }
 
 /// Takes over an instance that outlived the daemon before this one.
 pub(super) async fn adopt(mut task: Task, spec: Option<RevisionSpec>, sandbox: Sandbox) {
     match spec {
-        Some(spec) => task.live(&spec, sandbox).await,
+        Some(spec) => task.live(&spec, sandbox, Duration::ZERO).await,
         None => {
             sandbox.destroy().await;
             let failure = InstanceFailure::Sandbox("its revision is gone".to_owned());
@@ -116,25 +126,34 @@ impl Task {
     }
 
     /// Connects, waits until the instance is ready, and stays until its process has ended.
-    async fn live(&mut self, spec: &RevisionSpec, sandbox: Sandbox) {
+    async fn live(&mut self, spec: &RevisionSpec, sandbox: Sandbox, launched_in: Duration) {
         let sandbox = Arc::new(sandbox);
         self.tell(Event::Launched { instance: self.instance, pid: sandbox.pid() }).await;
         let (sink, source) = log_queue();
-        self.means.logs.follow(self.revision.clone(), self.instance, source);
+        let origin = Origin {
+            function: self.revision.function.clone(),
+            revision: self.revision.number,
+            instance: self.instance,
+        };
+        let logs = self.means.logs.clone();
+        // Ends when the sink is closed, which is the last thing that happens to an instance.
+        tokio::spawn(async move { logs.drain(origin, source).await });
         let (stdout, stderr) = match sandbox.take_output() {
             Some(output) => (Some(output.stdout), Some(output.stderr)),
             None => (None, None),
         };
-        let capture = Capture::new(stdout, stderr, sink, OutputLimits::default(), crate::clock::now_us);
+        let capture = Capture::new(stdout, stderr, sink, OutputLimits::default(), wall_clock_us);
         let reader = tokio::spawn({
             let capture = Arc::clone(&capture);
             async move { capture.run().await }
         });
+        let began = Instant::now();
         let outcome = self.bring_up(spec, &sandbox, &capture).await;
         let event = match outcome {
             Ok(channel) => {
-                let (ending, failure) = self.serve(spec, &sandbox, &channel).await;
-                Event::Ended { instance: self.instance, revision: self.revision.clone(), ending, failure }
+                let phases = StartPhases { place: Duration::ZERO, sandbox: launched_in, init: began.elapsed() };
+                let (ending, failure) = self.serve(spec, &sandbox, &channel, phases).await;
+                Event::Ended { instance: self.instance, ending, failure }
             }
             Err(failure) => {
                 tracing::warn!(instance = %self.instance, revision = %self.revision, %failure, "the instance did not start");
@@ -178,6 +197,7 @@ impl Task {
         spec: &RevisionSpec,
         sandbox: &Arc<Sandbox>,
         channel: &Arc<Channel>,
+        phases: StartPhases,
     ) -> (Ending, Option<InstanceFailure>) {
         let scaling = self.means.raft.read(|state| {
             state.functions.get(&self.revision.function).map(|function| function.scaling)
@@ -189,12 +209,14 @@ impl Task {
             revision: self.revision.clone(),
             channel: Arc::clone(channel),
             keep,
+            phases,
         })
         .await;
         tokio::select! {
             exit = sandbox.wait() => {
                 let failure = failure_of(&exit);
                 tracing::warn!(instance = %self.instance, revision = %self.revision, %failure, "instance ended by itself");
+                self.tell(Event::Died { instance: self.instance, failure: failure.clone() }).await;
                 channel.instance_died();
                 (Ending::Failed(failure.clone()), Some(failure))
             }
@@ -216,7 +238,7 @@ async fn connect(
     runtime: Runtime,
     sandbox: &Arc<Sandbox>,
     capture: &Arc<Capture>,
-    identity: crate::contract::Identity,
+    identity: Identity,
     deadline: Instant,
 ) -> Result<Channel, InitFailure> {
     match runtime {
@@ -225,12 +247,12 @@ async fn connect(
                 .await
                 .map_err(|_| InitFailure::InstanceDied)?;
             framed.ready(deadline).await?;
-            Ok(Channel::Framed(framed))
+            Ok(Channel::Event(EventChannel::Framed(framed)))
         }
         Runtime::Provided => {
             let channel = runtime_api(sandbox, capture, identity)?;
             channel.ready(deadline).await?;
-            Ok(Channel::RuntimeApi(channel))
+            Ok(Channel::Event(EventChannel::RuntimeApi(channel)))
         }
         Runtime::Http => {
             let http = http(sandbox, capture);
@@ -246,7 +268,7 @@ async fn connect(
             };
             tokio::select! {
                 ready = http.ready(deadline) => ready.map(|_| Channel::Http(http)),
-                ready = runtime_api.ready(deadline) => ready.map(|_| Channel::RuntimeApi(runtime_api)),
+                ready = runtime_api.ready(deadline) => ready.map(|_| Channel::Event(EventChannel::RuntimeApi(runtime_api))),
             }
         }
     }
@@ -265,7 +287,7 @@ fn http(sandbox: &Arc<Sandbox>, capture: &Arc<Capture>) -> Http {
 fn runtime_api(
     sandbox: &Arc<Sandbox>,
     capture: &Arc<Capture>,
-    identity: crate::contract::Identity,
+    identity: Identity,
 ) -> Result<RuntimeApi, InitFailure> {
     let listener = sandbox.take_loopback_listener().ok_or(InitFailure::InstanceDied)?;
     Ok(RuntimeApi::serve(listener, identity, Arc::clone(capture), ANSWER_MAX))
@@ -277,6 +299,11 @@ fn failure_of(exit: &Exit) -> InstanceFailure {
         return InstanceFailure::OutOfMemory;
     }
     InstanceFailure::Exited(exit.code.or_else(|| exit.signal.map(|signal| -signal)))
+}
+
+/// Reads the clock for lines of output.
+fn wall_clock_us() -> u64 {
+    crate::clock::Clock::system().now_us()
 }
 
 /// Returns an error with everything that caused it, on one line.

@@ -23,7 +23,7 @@ pub use self::tools::SandboxTools;
 
 use self::instance::{Event, Order};
 use crate::clock::Clock;
-use crate::gateway::{Demand, Traffic};
+use crate::gateway::{Demand, Demands, Gateway, Traffic};
 use crate::image::Store;
 use crate::raft::Raft;
 use crate::sandbox::{Sandbox, Sandboxes};
@@ -50,6 +50,8 @@ pub struct Means {
     pub sandboxes: Sandboxes,
     /// Who sends invocations to instances.
     pub traffic: Traffic,
+    /// What follows the routes of the applied state.
+    pub gateway: Gateway,
     /// Where output of functions goes.
     pub logs: LogStore,
 }
@@ -143,7 +145,7 @@ impl Agent {
     /// Starts the agent; `adopted` are sandboxes that outlived the daemon before this one.
     pub fn start(
         means: Means,
-        demands: mpsc::Receiver<Demand>,
+        demands: Demands,
         adopted: Vec<Sandbox>,
         reports: mpsc::Sender<Report>,
         stop: CancellationToken,
@@ -204,7 +206,7 @@ struct Driver {
 impl Driver {
     async fn run(
         mut self,
-        mut demands: mpsc::Receiver<Demand>,
+        mut demands: Demands,
         mut events: mpsc::Receiver<Event>,
         adopted: Vec<Sandbox>,
         stop: CancellationToken,
@@ -235,7 +237,7 @@ impl Driver {
     fn take_state(&mut self) {
         let node = self.means.node;
         let wanted = self.means.raft.read(|state| {
-            self.means.traffic.set_revisions(state);
+            self.means.gateway.set_state(state);
             desired(state, node)
         });
         if let Some(desired) = wanted {
@@ -247,7 +249,10 @@ impl Driver {
         match demand {
             Demand::Wanted { revision, starting } => self.feed(Input::Wanted { revision, starting }),
             Demand::Retired { instance } => self.feed(Input::Retired { instance }),
-            Demand::Kill { instance } => self.instances.order(instance, Order::Kill),
+            Demand::Kill { instance, reason } => {
+                tracing::warn!(%instance, ?reason, "an instance is killed");
+                self.instances.order(instance, Order::Kill);
+            }
         }
     }
 
