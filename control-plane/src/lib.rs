@@ -17,5 +17,7 @@ pub mod controller;
 pub mod dispatch;
 pub mod model;
 pub mod placement;
+#[cfg(feature = "raft")]
+pub mod raft;
 pub mod state;
 pub mod supervisor;
