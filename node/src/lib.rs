@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod contract;
 pub mod data_dir;
+pub mod image;
 pub mod manifest;
 pub mod raft;
 pub mod sandbox;
