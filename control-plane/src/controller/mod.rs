@@ -4,8 +4,18 @@
 //! placements of revisions that nobody needs. It remembers only what is under way; everything else it reads off the applied
 //! state, so that another leader takes over by reading the same.
 
+mod grant;
+mod minimum;
+mod under_way;
+mod verify;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use self::under_way::UnderWay;
+use self::verify::Verification;
+use crate::model::{InstanceId, NodeId, RevisionId, Timestamp};
 use crate::state::{Command, Rejection, Reply, State};
-use crate::supervisor::Report;
+use crate::supervisor::{Report, ReportEvent};
 
 /// What a controller is told.
 #[derive(Clone, Debug)]
@@ -28,3 +38,124 @@ pub enum Effect {
     /// Propose to the log; ends in `Answered`, also when the outcome is unknown after a time (then a later `Applied` shows it).
     Propose(Command),
 }
+
+/// The leader's brain.
+#[derive(Clone, Debug, Default)]
+pub struct Controller {
+    under_way: UnderWay,
+    /// Candidates that are being proved.
+    verifications: BTreeMap<RevisionId, Verification>,
+    /// Instances that reported ready.
+    ready: BTreeSet<InstanceId>,
+    /// When a node's grant is topped up at the latest.
+    top_up_at: BTreeMap<NodeId, Timestamp>,
+    /// When the last input came.
+    seen: Timestamp,
+}
+
+impl Controller {
+    /// Returns a controller that knows nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes one input at time `now` and returns what must be done about it.
+    pub fn on_input(&mut self, now: Timestamp, input: Input<'_>) -> Vec<Effect> {
+        self.seen = now;
+        let state = match input {
+            Input::Applied(state) | Input::Woke(state) => state,
+            Input::Reported(state, report) => {
+                self.take_report(state, report);
+                state
+            }
+            Input::Answered(state, command, result) => {
+                self.under_way.answered(&command);
+                if let Err(rejection) = result {
+                    self.take_rejection(now, &command, &rejection);
+                }
+                state
+            }
+            Input::Deposed => {
+                *self = Self::new();
+                return Vec::new();
+            }
+        };
+        self.under_way.expire(now);
+        let mut effects = Vec::new();
+        self.forget_gone(state);
+        self.verify_candidates(now, state, &mut effects);
+        self.keep_minimums(now, state, &mut effects);
+        self.unplace_unneeded(now, state, &mut effects);
+        self.top_up_grants(now, state, &mut effects);
+        effects
+    }
+
+    /// Returns the earliest time at which [`Input::Woke`] would have an effect.
+    pub fn wake_at(&self) -> Option<Timestamp> {
+        let verifications = self.verifications.values().flat_map(Verification::due);
+        let times = self.top_up_at.values().copied().chain(verifications).chain(self.under_way.wake_at());
+        // What was due at the last input has had its effect; what came of that is under way.
+        times.filter(|at| *at > self.seen).min()
+    }
+
+    fn take_report(&mut self, state: &State, report: Report) {
+        match report.event {
+            ReportEvent::Ready { instance, revision } => {
+                let is_candidate = state
+                    .functions
+                    .get(&revision.function)
+                    .is_some_and(|function| function.candidate == Some(revision.number));
+                if is_candidate {
+                    self.verifications.entry(revision).or_default().ready(instance);
+                }
+                self.ready.insert(instance);
+            }
+            ReportEvent::StartFailed { instance, revision, failure } => {
+                self.ready.remove(&instance);
+                if let Some(verification) = self.verifications.get_mut(&revision) {
+                    verification.failed(&failure);
+                }
+            }
+        }
+    }
+
+    /// A refused promotion or placement would be refused again at once: it rests until its time is over.
+    fn take_rejection(&mut self, now: Timestamp, command: &Command, _rejection: &Rejection) {
+        self.under_way.begin(now, command);
+    }
+
+    /// Forgets what the state does not know any more.
+    fn forget_gone(&mut self, state: &State) {
+        self.verifications.retain(|revision, _| {
+            state.functions.get(&revision.function).is_some_and(|function| function.candidate == Some(revision.number))
+        });
+        self.ready.retain(|instance| state.placements.contains_key(instance));
+        self.top_up_at.retain(|node, _| state.nodes.contains_key(node));
+    }
+
+    /// Takes back placements of revisions that have no reason to exist.
+    fn unplace_unneeded(&mut self, now: Timestamp, state: &State, effects: &mut Vec<Effect>) {
+        let unneeded: Vec<InstanceId> = state
+            .placements
+            .iter()
+            .filter(|(_, placement)| {
+                let function = state.functions.get(&placement.revision.function);
+                !function.is_some_and(|function| function.wants(placement.revision.number))
+            })
+            .map(|(instance, _)| *instance)
+            .collect();
+        if !unneeded.is_empty() {
+            self.propose(now, Command::Unplace { instances: unneeded }, effects);
+        }
+    }
+
+    /// Proposes a command unless the same is under way.
+    fn propose(&mut self, now: Timestamp, command: Command, effects: &mut Vec<Effect>) {
+        if self.under_way.begin(now, &command) {
+            effects.push(Effect::Propose(command));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

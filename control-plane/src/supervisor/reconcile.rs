@@ -180,7 +180,10 @@ impl Supervisor {
 
     /// Returns when placed instances that wait for their revision's backoff may start.
     pub(super) fn waiting_for_backoff(&self) -> impl Iterator<Item = Timestamp> {
-        let placements = self.desired.iter().flat_map(|desired| &desired.placements);
+        let desired = self.desired.iter();
+        let placements = desired.flat_map(|desired| {
+            desired.placements.iter().filter(|(_, (revision, _))| desired.revisions.contains_key(revision))
+        });
         placements
             .filter(|(instance, _)| !self.instances.contains_key(instance) && !self.ended.contains_key(instance))
             .filter_map(|(_, (revision, _))| self.backoff.get(revision)?.until())

@@ -1,0 +1,73 @@
+//! What has been proposed and not answered, so that nothing is proposed twice and nothing is stuck.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::model::{NodeId, Purpose, RevisionId, Timestamp};
+use crate::state::Command;
+
+/// How long a proposal counts as under way when nobody answers.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+/// What a proposal is about; two proposals about the same exclude each other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Grant(NodeId),
+    Place(RevisionId, Purpose),
+    Settle(RevisionId),
+    Unplace,
+}
+
+/// Proposals without an answer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct UnderWay(BTreeMap<Subject, Timestamp>);
+
+impl UnderWay {
+    /// Notes a proposal; returns whether it may be made.
+    pub(super) fn begin(&mut self, now: Timestamp, command: &Command) -> bool {
+        let Some(subject) = subject(command) else {
+            return true;
+        };
+        if self.0.get(&subject).is_some_and(|until| now < *until) {
+            return false;
+        }
+        self.0.insert(subject, now + ANSWER_MAX);
+        true
+    }
+
+    /// Notes that a proposal was answered.
+    pub(super) fn answered(&mut self, command: &Command) {
+        if let Some(subject) = subject(command) {
+            self.0.remove(&subject);
+        }
+    }
+
+    /// Gives up on proposals whose time has passed.
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        self.0.retain(|_, until| now < *until);
+    }
+
+    /// Returns when the first proposal is given up.
+    pub(super) fn wake_at(&self) -> Option<Timestamp> {
+        self.0.values().copied().min()
+    }
+}
+
+/// Returns what a command of the controller is about; other commands exclude nothing.
+fn subject(command: &Command) -> Option<Subject> {
+    match command {
+        Command::Grant { node, .. } => Some(Subject::Grant(*node)),
+        Command::Place { revision, purpose, .. } => Some(Subject::Place(revision.clone(), *purpose)),
+        Command::Promote { revision } | Command::FailRevision { revision, .. } => {
+            Some(Subject::Settle(revision.clone()))
+        }
+        Command::Unplace { .. } => Some(Subject::Unplace),
+        Command::DeployApp { .. }
+        | Command::DeleteApp { .. }
+        | Command::DeleteFunction { .. }
+        | Command::Scale { .. }
+        | Command::RegisterNode { .. }
+        | Command::Adopt { .. }
+        | Command::Release { .. } => None,
+    }
+}
