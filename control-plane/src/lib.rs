@@ -16,5 +16,6 @@ pub mod controller;
 pub mod dispatch;
 pub mod model;
 pub mod placement;
+pub mod route;
 pub mod state;
 pub mod supervisor;
