@@ -12,6 +12,7 @@
 //! the same code. [`model`] holds the nouns all of them speak about.
 
 pub mod autoscale;
+pub mod codec;
 pub mod controller;
 pub mod dispatch;
 pub mod model;

@@ -17,7 +17,8 @@ pub(crate) const TESTS: &[Test] = &[
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("the folder can be made");
-    for entry in fs::read_dir(from).expect("the folder can be read").map(|entry| entry.expect("the entry can be read")) {
+    for entry in fs::read_dir(from).expect("the folder can be read").map(|entry| entry.expect("the entry can be read"))
+    {
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
             copy(&entry.path(), &target);
@@ -32,7 +33,11 @@ fn every_contract_answers() {
     daemon.apply(&repository().join("tests/functions/contracts"));
     let reply = daemon.post("/function/py/some/path", "a body");
     let answer: serde_json::Value = serde_json::from_str(&reply.body).expect("the answer is JSON");
-    assert_eq!((reply.status, &answer["greeting"], &answer["body"]), (200, &"hello".into(), &"a body".into()), "{reply:?}");
+    assert_eq!(
+        (reply.status, &answer["greeting"], &answer["body"]),
+        (200, &"hello".into(), &"a body".into()),
+        "{reply:?}"
+    );
 
     let reply = daemon.get("/function/py?do=context");
     let context: serde_json::Value = serde_json::from_str(&reply.body).expect("the answer is JSON");

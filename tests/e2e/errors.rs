@@ -7,7 +7,8 @@ use tests::{Daemon, eventually, repository};
 
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] = &[("every_failure_reaches_its_caller_as_promised", every_failure_reaches_its_caller_as_promised)];
+pub(crate) const TESTS: &[Test] =
+    &[("every_failure_reaches_its_caller_as_promised", every_failure_reaches_its_caller_as_promised)];
 
 fn contracts() -> PathBuf {
     repository().join("tests/functions/contracts")
@@ -21,7 +22,10 @@ fn every_failure_reaches_its_caller_as_promised() {
     let reply = daemon.get("/function/py?do=raise");
     assert_eq!((reply.status, reply.header("x-hearth-error")), (502, Some("function")), "{reply:?}");
     let error: serde_json::Value = serde_json::from_str(&reply.body).expect("the error is JSON");
-    assert_eq!((error["errorType"].as_str(), error["errorMessage"].as_str()), (Some("ValueError"), Some("asked to raise")));
+    assert_eq!(
+        (error["errorType"].as_str(), error["errorMessage"].as_str()),
+        (Some("ValueError"), Some("asked to raise"))
+    );
     assert!(reply.header("x-hearth-request-id").is_some(), "every answer carries its request id");
 
     let reply = daemon.get("/function/node?do=raise");

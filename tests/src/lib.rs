@@ -27,6 +27,8 @@ pub fn eventually<T>(what: &str, limit: Duration, mut condition: impl FnMut() ->
 pub fn is_root() -> bool {
     std::fs::read_to_string("/proc/self/status")
         .ok()
-        .and_then(|status| status.lines().find_map(|line| line.strip_prefix("Uid:\t")?.split('\t').nth(1).map(str::to_owned)))
+        .and_then(|status| {
+            status.lines().find_map(|line| line.strip_prefix("Uid:\t")?.split('\t').nth(1).map(str::to_owned))
+        })
         .is_some_and(|effective| effective == "0")
 }

@@ -80,8 +80,7 @@ impl Load {
         let mut outcomes = self.outcomes.lock().expect("no holder panics").clone();
         outcomes.sort_by_key(|outcome| outcome.began);
         let start = outcomes.first().map_or_else(Instant::now, |outcome| outcome.began);
-        let mut report =
-            LoadReport { succeeded: 0, failed: Vec::new(), slowest: Duration::ZERO, bodies: Vec::new() };
+        let mut report = LoadReport { succeeded: 0, failed: Vec::new(), slowest: Duration::ZERO, bodies: Vec::new() };
         for outcome in outcomes {
             match outcome.result {
                 Ok(body) => {
@@ -99,11 +98,8 @@ impl Load {
 /// Makes one call on a connection of its own.
 fn call(url: &str) -> Outcome {
     let began = Instant::now();
-    let agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_global(Some(CALL_MAX))
-        .build()
-        .new_agent();
+    let agent =
+        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(CALL_MAX)).build().new_agent();
     let result = agent.get(url).call().map_err(|error| error.to_string()).and_then(|mut reply| {
         let body = reply.body_mut().read_to_string().map_err(|error| error.to_string())?;
         if reply.status() == 200 { Ok(body) } else { Err(format!("{}: {body}", reply.status())) }

@@ -395,18 +395,14 @@ class Server:
 
     def own_loop(self):
         if self.loop is None:
-            import asyncio
-
-            self.loop = asyncio.new_event_loop()
-            asyncio.set_event_loop(self.loop)
+            self.loop = new_loop()
         return self.loop
 
     def shared_loop(self):
         if self.loop is None:
-            import asyncio
             import threading
 
-            self.loop = asyncio.new_event_loop()
+            self.loop = new_loop()
             threading.Thread(target=self.loop.run_forever, name="hearth-loop", daemon=True).start()
         return self.loop
 
@@ -541,6 +537,15 @@ class Server:
         if connection is not None:
             # Also for an invocation that another daemon began: this one counts it.
             connection.send(kind, invocation.number, payload)
+
+
+def new_loop():
+    import asyncio
+
+    # Before 3.10, locks and events that a module makes while it is imported belong to this thread's loop.
+    loop = asyncio.get_event_loop() if sys.version_info < (3, 10) else asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop
 
 
 class Failure(Exception):

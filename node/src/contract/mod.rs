@@ -9,20 +9,22 @@
 //! | runtime API | any client of the AWS Lambda Runtime API | the instance, to a TCP listener | `runtime_api` |
 //! | HTTP | any server of HTTP/1.1 on `$PORT` | the daemon, over TCP | `http` |
 //!
-//! The first two take *events* (`EventChannel`), the third takes requests (`HttpChannel`); an
+//! The first two take *events* ([`EventChannel`]), the third takes requests ([`Http`]); an
 //! HTTP request becomes an event, and an answer a response, in `event`. What a function writes is
 //! caught by [`Capture`] and yielded as [`LogLine`]s.
 //!
-//! The room starts nothing and kills nothing. Sockets and pipes come from whoever made the
-//! sandbox; when the instance has ended, its owner calls `EventChannel::instance_died`.
+//! The room starts nothing and kills nothing. Sockets and pipes come from whoever made the sandbox; when the instance
+//! has ended, its owner says so ([`Channel::instance_died`]), and kills it when an invocation timed out.
 
 mod capture;
+mod channel;
+mod environment;
 mod event;
 mod frame;
 mod framed;
+mod http;
 mod invocation;
 mod line;
-mod outbound;
 mod output;
 mod readiness;
 mod runtime_api;
@@ -30,13 +32,18 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use self::http::{AnswerBody, AnswerBodyError, Http, HttpFailure};
 pub use capture::{Capture, OutputLimits};
+pub use channel::{Channel, EventChannel};
+pub use environment::{Contract, RUNTIME_DIR, TASK_ROOT, environment};
 pub use event::{
     AnswerError, HeadError, PRELUDE_MAX_BYTES, Surroundings, answer_to_response, request_to_event, stream_head,
 };
 pub use frame::{FrameError, Kind};
 pub use framed::{Framed, INVOCATIONS_MAX};
-pub use invocation::{Breach, Deadline, ErrorReport, Identity, InFlight, InitFailure, Invocation, Outcome, ReadyInfo};
+pub use invocation::{
+    Breach, Deadline, ErrorReport, Identity, InFlight, InitFailure, Invocation, Outcome, ReadyInfo, Refusal,
+};
 pub use line::LINE_MAX_BYTES;
 pub use output::{LogLine, LogSink, LogSource, QUEUE_MAX_BYTES, Received, Stream, log_queue};
 pub use runtime_api::RuntimeApi;

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use self::desk::{Desk, Reply};
 use super::capture::Capture;
@@ -26,6 +27,7 @@ use super::stream::AnswerStream;
 pub struct RuntimeApi {
     desk: Arc<Desk>,
     server: JoinHandle<()>,
+    ending: CancellationToken,
 }
 
 impl RuntimeApi {
@@ -35,8 +37,9 @@ impl RuntimeApi {
     /// streamed answer may be of any length.
     pub fn serve(listener: TcpListener, identity: Identity, capture: Arc<Capture>, answer_max: usize) -> Self {
         let desk = Arc::new(Desk::new(identity, capture));
-        let server = tokio::spawn(server::run(listener, Arc::clone(&desk), answer_max));
-        Self { desk, server }
+        let ending = CancellationToken::new();
+        let serving = server::run(listener, Arc::clone(&desk), answer_max, ending.clone());
+        Self { desk, server: tokio::spawn(serving), ending }
     }
 
     /// Waits until the instance asks for its first invocation, which is how it says that it is ready.
@@ -71,16 +74,16 @@ impl RuntimeApi {
         self.desk.in_flight()
     }
 
-    /// Notes that the instance has ended: everything in flight ends with it.
+    /// Notes that the instance has ended: what it still sent counts, everything else in flight ends with it.
     pub fn instance_died(&self) {
-        self.server.abort();
-        self.desk.close();
+        self.ending.cancel();
     }
 }
 
 impl Drop for RuntimeApi {
     fn drop(&mut self) {
-        self.instance_died();
+        self.server.abort();
+        self.desk.close();
     }
 }
 

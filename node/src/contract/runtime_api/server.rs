@@ -17,9 +17,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::desk::{Answering, Desk};
 use crate::contract::invocation::{ErrorReport, InitFailure, Invocation};
@@ -34,6 +36,9 @@ const REPORT_MAX_BYTES: usize = 256 * 1024;
 /// How long accepting rests after the machine ran out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long the connections of an instance that has ended may take to end too.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// What every path of this API begins with.
 const VERSION: &str = "/2018-06-01/runtime/";
 
@@ -43,30 +48,31 @@ const RESPONSE_MODE: &str = "lambda-runtime-function-response-mode";
 
 type Answer = Response<Full<Bytes>>;
 
-/// Serves connections until it is aborted.
-pub(super) async fn run(listener: TcpListener, desk: Arc<Desk>, answer_max: usize) {
+/// Serves connections until `ending`, and then what they still carry.
+pub(super) async fn run(listener: TcpListener, desk: Arc<Desk>, answer_max: usize, ending: CancellationToken) {
     let mut connections = JoinSet::new();
-    loop {
+    while let Some(accepted) = ending.run_until_cancelled(listener.accept()).await {
         while connections.try_join_next().is_some() {}
-        let socket = match listener.accept().await {
-            Ok((socket, _)) if connections.len() < CONNECTIONS_MAX => socket,
-            Ok(_) => continue,
-            Err(error) => {
-                tracing::warn!(%error, "an instance could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
+        match accepted {
+            Ok((socket, _)) if connections.len() < CONNECTIONS_MAX && socket.set_nodelay(true).is_ok() => {
+                connections.spawn(converse(socket, Arc::clone(&desk), answer_max));
             }
-        };
-        if socket.set_nodelay(true).is_err() {
-            continue;
+            Ok(_) => tracing::debug!(limit = CONNECTIONS_MAX, "a connection of an instance was refused"),
+            Err(error) => {
+                tracing::warn!(%error, "a connection of an instance could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
-        let desk = Arc::clone(&desk);
-        connections.spawn(async move {
-            let service = service_fn(|request| serve(Arc::clone(&desk), request, answer_max));
-            // A connection that breaks is the instance's own affair: what it held is given back on drop.
-            drop(http1::Builder::new().serve_connection(TokioIo::new(socket), service).await);
-        });
     }
+    // The instance is gone, so its connections end by themselves, unless a child of it lives on.
+    drop(timeout(LAST_WORDS, async { while connections.join_next().await.is_some() {} }).await);
+    desk.close();
+}
+
+async fn converse(socket: TcpStream, desk: Arc<Desk>, answer_max: usize) {
+    let service = service_fn(|request| serve(Arc::clone(&desk), request, answer_max));
+    // A connection that breaks is the instance's own affair: what it held is given back on drop.
+    drop(http1::Builder::new().serve_connection(TokioIo::new(socket), service).await);
 }
 
 async fn serve(desk: Arc<Desk>, request: Request<Incoming>, answer_max: usize) -> Result<Answer, Infallible> {

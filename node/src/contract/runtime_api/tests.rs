@@ -249,12 +249,12 @@ async fn what_nobody_asked_for_is_taken_back_and_an_end_ends_the_rest() {
     unasked.abort();
     until_in_flight(&api, 0).await;
     let mut client = Client::connect(address).await;
-    let (handed_out, queued) = (call(&api, "r-2"), async {});
+    let handed_out = call(&api, "r-2");
     client.next().await;
-    queued.await;
     let queued = call(&api, "r-3");
     until_in_flight(&api, 2).await;
     assert!(matches!(api.invoke(invocation("r-3")).await, Outcome::Refused(_)));
+    drop(client);
     api.instance_died();
     assert!(matches!(handed_out.await.unwrap(), Outcome::InstanceDied { may_have_started: true }));
     assert!(matches!(queued.await.unwrap(), Outcome::InstanceDied { may_have_started: false }));

@@ -142,15 +142,29 @@ impl Daemon {
         tokio::time::timeout(PATIENCE, in_flight.wait_for(|now| *now == count)).await.expect("it gets there").unwrap();
     }
 
-    /// Returns the next line, as `request-id stream text`.
     async fn line(&mut self) -> String {
-        let received = tokio::select! {
-            received = tokio::time::timeout(PATIENCE, self.lines.recv()) => received,
-            () = never_ends(&self.capture) => unreachable!("the pipes were waited for"),
-        };
-        let line = received.expect("a line arrives").expect("the queue is open").line;
-        format!("{} {:?} {}", line.request_id.as_deref().unwrap_or("-"), line.stream, line.text)
+        next_line(&mut self.lines, &self.capture).await
     }
+
+    /// Hands over an invocation and goes away once the function has written its first line.
+    async fn leave_behind(mut self, request_id: &str, event: &str) {
+        self.ready().await.unwrap();
+        let lost = self.framed.invoke(invocation(request_id, event, PATIENCE));
+        tokio::select! {
+            outcome = lost => panic!("it should take long, but {outcome:?}"),
+            line = next_line(&mut self.lines, &self.capture) => assert!(line.starts_with(request_id), "{line}"),
+        }
+    }
+}
+
+/// Returns the next line, as `request-id stream text`.
+async fn next_line(lines: &mut LogSource, capture: &Capture) -> String {
+    let received = tokio::select! {
+        received = tokio::time::timeout(PATIENCE, lines.recv()) => received,
+        () = never_ends(capture) => unreachable!("the pipes were waited for"),
+    };
+    let line = received.expect("a line arrives").expect("the queue is open").line;
+    format!("{} {:?} {}", line.request_id.as_deref().unwrap_or("-"), line.stream, line.text)
 }
 
 /// Reads the pipes for as long as somebody waits for it.

@@ -214,7 +214,7 @@ async def handler(event, context):
 #[tokio::test]
 async fn an_async_handler_runs_alone_too() {
     for code in [
-        "import asyncio\nasync def handler(event, context):\n    await asyncio.sleep(0)\n    return event",
+        "import asyncio\nasync def handler(event, context):\n    await asyncio.get_running_loop().run_in_executor(None, int)\n    return event",
         "async def inner(event): return event\ndef handler(event, context): return inner(event)",
     ] {
         let mut instance = start(code);
@@ -267,16 +267,14 @@ gate = threading.Event()
 def handler(event, context):
     if event == "open":
         gate.set()
+    else:
+        print("begun")
     gate.wait(30)
     print("done", event)
     return event
 "#,
     );
-    let first = instance.connect().await;
-    first.ready().await.unwrap();
-    let lost = first.framed.invoke(invocation("lost", r#""lost""#, PATIENCE));
-    assert!(tokio::time::timeout(Duration::from_millis(100), lost).await.is_err(), "the gate is closed");
-    drop(first);
+    instance.connect().await.leave_behind("lost", r#""lost""#).await;
     let mut second = instance.connect().await;
     let info = second.ready().await.unwrap();
     assert_eq!(info.in_flight.iter().map(|earlier| earlier.request_id.as_str()).collect::<Vec<_>>(), ["lost"]);
@@ -292,23 +290,19 @@ def handler(event, context):
 async fn a_busy_instance_answers_the_next_daemon_when_it_is_free() {
     let mut instance = start(
         r#"
-import os, time
+import socket
 def handler(event, context):
     if event:
-        while not os.path.exists(event):
-            time.sleep(0.01)
+        print("begun")
+        socket.create_connection(("127.0.0.1", event)).recv(1)
     return "free"
 "#,
     );
-    let flag = instance.folder.path().join("flag");
-    let first = instance.connect().await;
-    first.ready().await.unwrap();
-    let event = serde_json::to_string(&flag).unwrap();
-    let lost = first.framed.invoke(invocation("lost", &event, PATIENCE));
-    assert!(tokio::time::timeout(Duration::from_millis(100), lost).await.is_err(), "it waits for the flag");
-    drop(first);
+    let gate = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = gate.local_addr().unwrap().port().to_string();
+    instance.connect().await.leave_behind("lost", &port).await;
     let second = instance.connect().await;
-    std::fs::write(&flag, "").unwrap();
+    drop(gate.accept().unwrap());
     assert_eq!(second.ready().await.unwrap().in_flight, []);
     assert_eq!(second.answer("next", "null").await, "free");
 }

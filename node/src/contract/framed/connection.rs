@@ -1,61 +1,31 @@
-//! Talks frames with the bootstrap inside an instance.
-//!
-//! One socket carries every invocation of an instance, told apart by number. Whoever invokes
-//! writes its frame to the socket itself, without waking a task first; what the socket does not
-//! take at once waits in a queue that the connection's task empties. A frame is queued whole or
-//! not at all, so a caller that goes away in the middle leaves no torn frame behind.
-//!
-//! A caller that goes away or times out cancels, but the function usually goes on: its invocation
-//! stays counted until the instance has answered.
+//! One connection to a bootstrap: who waits for what, and what each frame means for them.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use rustix::io::Errno;
 use serde::Serialize;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
-use super::capture::Capture;
-use super::frame::{Decoder, FRAME_MAX_BYTES, Frame, Kind, LogRecord, put_header};
-use super::invocation::{Breach, ErrorReport, Identity, InitFailure, Invocation, Outcome, ReadyInfo, Refusal};
 use super::outbound::Outbound;
-use super::output::Stream;
-use super::readiness::Readiness;
-use super::stream::{AnswerStream, Item, Origin, StreamFailure};
-
-/// How many invocations one instance can be given at once.
-pub const INVOCATIONS_MAX: usize = 4096;
-
-/// How many bytes a frame may have beyond the longest answer.
-const FRAME_MARGIN_BYTES: usize = 1024 * 1024;
+use super::{CHUNK_COST_BYTES, INVOCATIONS_MAX, STREAM_WINDOW_BYTES, STREAM_WINDOW_CHUNKS};
+use crate::contract::capture::Capture;
+use crate::contract::frame::{Decoder, FRAME_MAX_BYTES, Frame, Kind, LogRecord, put_header};
+use crate::contract::invocation::{Breach, ErrorReport, Identity, InitFailure, Invocation, ReadyInfo, Refusal};
+use crate::contract::output::Stream;
+use crate::contract::readiness::Readiness;
+use crate::contract::stream::{Item, Origin, StreamFailure};
 
 /// How many bytes are read from the socket at once.
 const READ_BYTES: usize = 64 * 1024;
 
-/// How many bytes of a streamed answer may wait for their reader. The bootstraps know the same.
-const STREAM_WINDOW_BYTES: usize = 1024 * 1024;
-
-/// What a chunk costs of the window beyond its bytes. The bootstraps know the same.
-const CHUNK_COST_BYTES: usize = 64;
-
-/// How many chunks fit into the window, whatever their size.
-const STREAM_WINDOW_CHUNKS: usize = STREAM_WINDOW_BYTES / CHUNK_COST_BYTES;
-
-/// The daemon's end of one instance's socket.
 #[derive(Debug)]
-pub struct Framed {
-    shared: Arc<Shared>,
-    task: JoinHandle<()>,
-}
-
-#[derive(Debug)]
-struct Shared {
+pub(super) struct Connection {
     socket: UnixStream,
     identity: Identity,
     capture: Arc<Capture>,
@@ -65,6 +35,8 @@ struct Shared {
     readiness: Readiness,
     /// How many invocations the instance has, those of an earlier connection included.
     in_flight: watch::Sender<usize>,
+    /// Cancelled when the instance is known to have ended.
+    ending: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -79,7 +51,7 @@ struct State {
 
 /// Why the connection is over.
 #[derive(Debug, Clone)]
-enum End {
+pub(super) enum End {
     Died,
     Broken(Breach),
 }
@@ -101,27 +73,54 @@ enum Waiting {
 }
 
 #[derive(Debug)]
-enum Reply {
+pub(super) enum Reply {
     Answer(Bytes),
     Error(ErrorReport),
     Stream { content_type: Option<String>, items: mpsc::Receiver<Item> },
     End(End),
 }
 
-impl Framed {
-    /// Connects to the socket on which an instance listens, or will.
-    ///
-    /// The bootstrap answers an earlier connection no more once it accepted this one. Answers
-    /// longer than `answer_max` bytes break the contract; the bootstrap is told the same limit
-    /// and turns them into function errors.
-    pub async fn connect(
-        path: &Path,
-        identity: Identity,
-        capture: Arc<Capture>,
-        answer_max: usize,
-    ) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            socket: UnixStream::connect(path).await?,
+/// Why an invocation did not leave.
+pub(super) enum Refused {
+    Ended(End),
+    Limit(Refusal),
+}
+
+/// One who waits for an answer; cancels when dropped before it came.
+pub(super) struct Caller {
+    connection: Arc<Connection>,
+    id: u64,
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        let mut state = self.connection.lock();
+        let Some(pending) = state.pending.get_mut(&self.id) else {
+            return;
+        };
+        pending.waiting = Waiting::Nobody;
+        self.connection.send(&mut state, Kind::Cancel, self.id, Bytes::new());
+    }
+}
+
+impl Origin for Caller {
+    fn taken(&mut self, bytes: usize) {
+        let mut state = self.connection.lock();
+        let cost = bytes + CHUNK_COST_BYTES;
+        let Some(Pending { waiting: Waiting::Reader { window, .. }, .. }) = state.pending.get_mut(&self.id) else {
+            return;
+        };
+        *window += cost;
+        let grant = u32::try_from(cost).expect("a chunk was within the window");
+        let grant = Bytes::copy_from_slice(&grant.to_le_bytes());
+        self.connection.send(&mut state, Kind::Window, self.id, grant);
+    }
+}
+
+impl Connection {
+    pub(super) fn new(socket: UnixStream, identity: Identity, capture: Arc<Capture>) -> Self {
+        Self {
+            socket,
             identity,
             capture,
             state: Mutex::new(State {
@@ -134,112 +133,32 @@ impl Framed {
             written: Notify::new(),
             readiness: Readiness::new(),
             in_flight: watch::Sender::new(0),
-        });
-        let frame_max = answer_max.saturating_add(FRAME_MARGIN_BYTES);
-        let task = tokio::spawn(run(Arc::clone(&shared), Decoder::new(frame_max)));
-        Ok(Self { shared, task })
-    }
-
-    /// Waits until the instance can take invocations.
-    pub async fn ready(&self, deadline: Instant) -> Result<ReadyInfo, InitFailure> {
-        self.shared.readiness.wait(deadline).await
-    }
-
-    /// Hands an event to the function and waits for its answer.
-    ///
-    /// Dropping the future tells the instance that nobody waits; the invocation counts as in
-    /// flight until the instance has ended it.
-    pub async fn invoke(&self, invocation: Invocation) -> Outcome {
-        let deadline = invocation.deadline.at;
-        let (reply, replied) = oneshot::channel();
-        let caller = match self.shared.send_invoke(&invocation, reply) {
-            Ok(caller) => caller,
-            Err(Refused::Ended(End::Died)) => {
-                return Outcome::InstanceDied { may_have_started: false };
-            }
-            Err(Refused::Ended(End::Broken(breach))) => return Outcome::Broken(breach),
-            Err(Refused::Limit(refusal)) => return Outcome::Refused(refusal),
-        };
-        match timeout_at(deadline, replied).await {
-            Err(_) => Outcome::TimedOut,
-            Ok(Ok(Reply::Answer(bytes))) => Outcome::Answer(bytes),
-            Ok(Ok(Reply::Error(report))) => Outcome::FunctionError(report),
-            Ok(Ok(Reply::Stream { content_type, items })) => {
-                let stream = AnswerStream::new(content_type, items, Box::new(caller), deadline);
-                Outcome::Stream(stream)
-            }
-            Ok(Ok(Reply::End(End::Broken(breach)))) => Outcome::Broken(breach),
-            Ok(Ok(Reply::End(End::Died)) | Err(_)) => Outcome::InstanceDied { may_have_started: true },
+            ending: CancellationToken::new(),
         }
     }
 
-    /// Watches how many invocations the instance works on, those included whose caller has gone
-    /// and those it was given by a daemon before this one.
-    pub fn in_flight(&self) -> watch::Receiver<usize> {
-        self.shared.in_flight.subscribe()
+    pub(super) fn readiness(&self) -> &Readiness {
+        &self.readiness
     }
 
-    /// Notes that the instance has ended: everything in flight ends with it.
-    pub fn instance_died(&self) {
-        self.task.abort();
-        self.shared.close(End::Died);
+    pub(super) fn in_flight(&self) -> watch::Receiver<usize> {
+        self.in_flight.subscribe()
     }
-}
 
-impl Drop for Framed {
-    fn drop(&mut self) {
-        self.instance_died();
+    /// Lets the task take what has arrived and end.
+    pub(super) fn end(&self) {
+        self.ending.cancel();
     }
-}
 
-/// Why an invocation did not leave.
-enum Refused {
-    Ended(End),
-    Limit(Refusal),
-}
-
-/// One who waits for an answer; cancels when dropped before it came.
-struct Caller {
-    shared: Arc<Shared>,
-    id: u64,
-}
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        let Some(pending) = state.pending.get_mut(&self.id) else {
-            return;
-        };
-        pending.waiting = Waiting::Nobody;
-        self.shared.send(&mut state, Kind::Cancel, self.id, Bytes::new());
-    }
-}
-
-impl Origin for Caller {
-    fn taken(&mut self, bytes: usize) {
-        let mut state = self.shared.lock();
-        let cost = bytes + CHUNK_COST_BYTES;
-        let Some(Pending { waiting: Waiting::Reader { window, .. }, .. }) = state.pending.get_mut(&self.id) else {
-            return;
-        };
-        *window += cost;
-        let grant = u32::try_from(cost).expect("a chunk was within the window");
-        let grant = Bytes::copy_from_slice(&grant.to_le_bytes());
-        self.shared.send(&mut state, Kind::Window, self.id, grant);
-    }
-}
-
-impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends an invocation and registers who waits for it.
-    fn send_invoke(
+    /// Sends an invocation. Returns who waits for its answer, and where that will be.
+    pub(super) fn send_invoke(
         self: &Arc<Self>,
         invocation: &Invocation,
-        reply: oneshot::Sender<Reply>,
-    ) -> Result<Caller, Refused> {
+    ) -> Result<(Caller, oneshot::Receiver<Reply>), Refused> {
         let header = self.invoke_header(invocation);
         let payload_bytes = 4 + header.len() + invocation.event.len();
         let mut head = BytesMut::with_capacity(header.len() + 32);
@@ -263,11 +182,12 @@ impl Shared {
         head.put_u32_le(u32::try_from(header.len()).expect("the whole frame is shorter"));
         head.extend_from_slice(&header);
         state.next_id += 1;
+        let (reply, replied) = oneshot::channel();
         let waiting = Waiting::Caller(reply);
         state.pending.insert(id, Pending { request_id: Arc::clone(request_id), waiting });
         self.count(&state);
         self.write(&mut state, [head.freeze(), invocation.event.clone()]);
-        Ok(Caller { shared: Arc::clone(self), id })
+        Ok((Caller { connection: Arc::clone(self), id }, replied))
     }
 
     fn invoke_header(&self, invocation: &Invocation) -> Vec<u8> {
@@ -425,7 +345,7 @@ impl Shared {
     }
 
     /// Ends everything that waits. The first reason counts.
-    fn close(&self, end: End) {
+    pub(super) fn close(&self, end: End) {
         let mut state = self.lock();
         let end = state.end.get_or_insert(end).clone();
         let pending = std::mem::take(&mut state.pending);
@@ -458,38 +378,55 @@ impl Shared {
 }
 
 /// Reads frames, and writes what is queued, until the connection ends.
-async fn run(shared: Arc<Shared>, mut decoder: Decoder) {
+pub(super) async fn run(connection: Arc<Connection>, mut decoder: Decoder) {
+    let end = exchange(&connection, &mut decoder).await;
+    connection.close(end.map_or_else(End::Broken, |()| End::Died));
+}
+
+async fn exchange(connection: &Connection, decoder: &mut Decoder) -> Result<(), Breach> {
     loop {
-        let has_more = !shared.lock().outbound.is_empty();
+        let has_more = !connection.lock().outbound.is_empty();
         let interest = if has_more { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         let ready = tokio::select! {
-            ready = shared.socket.ready(interest) => ready,
-            () = shared.written.notified() => continue,
+            ready = connection.socket.ready(interest) => ready,
+            () = connection.written.notified() => continue,
+            () = connection.ending.cancelled() => return last_words(connection, decoder),
         };
-        let Ok(ready) = ready else {
-            return shared.close(End::Died);
-        };
+        let Ok(ready) = ready else { return Ok(()) };
         if ready.is_writable() {
-            shared.lock().outbound.flush(&shared.socket);
+            connection.lock().outbound.flush(&connection.socket);
         }
         if ready.is_readable() {
             decoder.buffer().reserve(READ_BYTES);
-            match shared.socket.try_read_buf(decoder.buffer()) {
-                Ok(0) => return shared.close(End::Died),
+            match connection.socket.try_read_buf(decoder.buffer()) {
+                Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(_) => return shared.close(End::Died),
+                Err(_) => return Ok(()),
             }
-            if let Err(breach) = take_frames(&shared, &mut decoder) {
-                return shared.close(End::Broken(breach));
-            }
+            take_frames(connection, decoder)?;
         }
     }
 }
 
-fn take_frames(shared: &Shared, decoder: &mut Decoder) -> Result<(), Breach> {
+/// Takes what an instance sent before it ended. A child it left behind may hold the socket open, so its end is not
+/// waited for; what is there is read directly, because the reactor may not have heard of it.
+fn last_words(connection: &Connection, decoder: &mut Decoder) -> Result<(), Breach> {
+    let mut buffer = [0; 8 * 1024];
+    loop {
+        match rustix::io::read(&connection.socket, &mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => decoder.buffer().extend_from_slice(&buffer[..count]),
+            Err(Errno::INTR) => continue,
+            Err(_) => return Ok(()),
+        }
+        take_frames(connection, decoder)?;
+    }
+}
+
+fn take_frames(connection: &Connection, decoder: &mut Decoder) -> Result<(), Breach> {
     while let Some(frame) = decoder.next_frame()? {
-        shared.on_frame(frame)?;
+        connection.on_frame(frame)?;
     }
     Ok(())
 }

@@ -1,0 +1,131 @@
+//! Commands on the wire.
+
+use proto::v1;
+use proto::v1::command::Kind;
+
+use super::model::{
+    decode_ending, decode_function, decode_instance, decode_node, decode_purpose, decode_resources, decode_revision_id,
+    decode_scaling, encode_ending, encode_function, encode_instance, encode_node, encode_purpose, encode_resources,
+    encode_revision_id, encode_scaling,
+};
+use super::{DecodeError, function_name};
+use crate::model::{AppName, Epoch, NodeId};
+use crate::state::Command;
+
+pub(super) fn app_name(text: &str) -> Result<AppName, DecodeError> {
+    text.parse().map_err(|error| DecodeError::invalid("app", error))
+}
+
+pub(super) fn encode(command: &Command) -> v1::Command {
+    let kind = match command {
+        Command::DeployApp { app, functions, check_index } => Kind::DeployApp(v1::DeployApp {
+            app: app.to_string(),
+            functions: functions.iter().map(encode_function).collect(),
+            check_index: *check_index,
+        }),
+        Command::DeleteApp { app } => Kind::DeleteApp(app.to_string()),
+        Command::DeleteFunction { function } => Kind::DeleteFunction(function.to_string()),
+        Command::Promote { revision } => Kind::Promote(encode_revision_id(revision)),
+        Command::FailRevision { revision, reason } => Kind::FailRevision(v1::FailRevision {
+            revision: Some(encode_revision_id(revision)),
+            reason: reason.clone(),
+        }),
+        Command::Scale { function, scaling } => {
+            Kind::Scale(v1::Scale { function: function.to_string(), scaling: Some(encode_scaling(scaling)) })
+        }
+        Command::RegisterNode { node, spec } => {
+            Kind::RegisterNode(v1::RegisterNode { node: node.0, spec: Some(encode_node(spec)) })
+        }
+        Command::Grant { node, epoch, resources } => {
+            Kind::Grant(v1::Grant { node: node.0, epoch: epoch.0, resources: Some(encode_resources(resources)) })
+        }
+        Command::Place { revision, node, purpose } => Kind::Place(v1::Place {
+            revision: Some(encode_revision_id(revision)),
+            node: node.0,
+            purpose: encode_purpose(*purpose),
+        }),
+        Command::Adopt { node, epoch, instances } => Kind::Adopt(v1::Adopt {
+            node: node.0,
+            epoch: epoch.0,
+            instances: instances
+                .iter()
+                .map(|(instance, revision)| v1::adopt::Instance {
+                    instance: Some(encode_instance(*instance)),
+                    revision: Some(encode_revision_id(revision)),
+                })
+                .collect(),
+        }),
+        Command::Release { node, epoch, instances } => Kind::Release(v1::Release {
+            node: node.0,
+            epoch: epoch.0,
+            instances: instances
+                .iter()
+                .map(|(instance, ending)| v1::release::Instance {
+                    instance: Some(encode_instance(*instance)),
+                    ending: Some(encode_ending(ending)),
+                })
+                .collect(),
+        }),
+        Command::Unplace { instances } => {
+            Kind::Unplace(v1::Unplace { instances: instances.iter().copied().map(encode_instance).collect() })
+        }
+    };
+    v1::Command { kind: Some(kind) }
+}
+
+pub(super) fn decode(command: v1::Command) -> Result<Command, DecodeError> {
+    Ok(match command.kind.ok_or(DecodeError::Missing("command"))? {
+        Kind::DeployApp(deploy) => Command::DeployApp {
+            app: app_name(&deploy.app)?,
+            functions: deploy.functions.into_iter().map(decode_function).collect::<Result<_, _>>()?,
+            check_index: deploy.check_index,
+        },
+        Kind::DeleteApp(app) => Command::DeleteApp { app: app_name(&app)? },
+        Kind::DeleteFunction(function) => Command::DeleteFunction { function: function_name(&function)? },
+        Kind::Promote(revision) => Command::Promote { revision: decode_revision_id(Some(revision))? },
+        Kind::FailRevision(fail) => {
+            Command::FailRevision { revision: decode_revision_id(fail.revision)?, reason: fail.reason }
+        }
+        Kind::Scale(scale) => {
+            Command::Scale { function: function_name(&scale.function)?, scaling: decode_scaling(scale.scaling)? }
+        }
+        Kind::RegisterNode(register) => {
+            Command::RegisterNode { node: NodeId(register.node), spec: decode_node(register.spec)? }
+        }
+        Kind::Grant(grant) => Command::Grant {
+            node: NodeId(grant.node),
+            epoch: Epoch(grant.epoch),
+            resources: decode_resources(grant.resources)?,
+        },
+        Kind::Place(place) => Command::Place {
+            purpose: decode_purpose(place.purpose())?,
+            revision: decode_revision_id(place.revision)?,
+            node: NodeId(place.node),
+        },
+        Kind::Adopt(adopt) => Command::Adopt {
+            node: NodeId(adopt.node),
+            epoch: Epoch(adopt.epoch),
+            instances: adopt
+                .instances
+                .into_iter()
+                .map(|adopted| Ok((decode_instance(adopted.instance)?, decode_revision_id(adopted.revision)?)))
+                .collect::<Result<_, DecodeError>>()?,
+        },
+        Kind::Release(release) => Command::Release {
+            node: NodeId(release.node),
+            epoch: Epoch(release.epoch),
+            instances: release
+                .instances
+                .into_iter()
+                .map(|released| Ok((decode_instance(released.instance)?, decode_ending(released.ending)?)))
+                .collect::<Result<_, DecodeError>>()?,
+        },
+        Kind::Unplace(unplace) => Command::Unplace {
+            instances: unplace
+                .instances
+                .into_iter()
+                .map(|instance| decode_instance(Some(instance)))
+                .collect::<Result<_, _>>()?,
+        },
+    })
+}

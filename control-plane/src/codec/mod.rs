@@ -1,0 +1,65 @@
+//! Between the wire and the model: parsed once at the border into values that cannot be wrong, or refused.
+
+mod command;
+mod model;
+mod snapshot;
+
+use prost::Message;
+use proto::v1;
+
+use crate::model::{FunctionName, Timestamp};
+use crate::state::{Command, State};
+
+/// Why bytes are no command or no snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The bytes are no message.
+    #[error("the bytes are no message")]
+    Malformed(#[source] prost::DecodeError),
+    /// A field is missing; a newer version may have written something this one does not know.
+    #[error("field {0} is missing or not known to this version")]
+    Missing(&'static str),
+    /// A field has a value that its type cannot have.
+    #[error("field {field} is invalid: {reason}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl DecodeError {
+    fn invalid(field: &'static str, reason: impl ToString) -> Self {
+        Self::Invalid { field, reason: reason.to_string() }
+    }
+}
+
+/// Returns the bytes of one log entry: a command and the time at which every replica applies it.
+pub fn encode_entry(at: Timestamp, command: &Command) -> Vec<u8> {
+    v1::Entry { at_ms: at.as_millis(), command: Some(command::encode(command)) }.encode_to_vec()
+}
+
+/// Reads one log entry.
+pub fn decode_entry(bytes: &[u8]) -> Result<(Timestamp, Command), DecodeError> {
+    let entry = v1::Entry::decode(bytes).map_err(DecodeError::Malformed)?;
+    let command = command::decode(entry.command.ok_or(DecodeError::Missing("command"))?)?;
+    Ok((Timestamp::from_millis(entry.at_ms), command))
+}
+
+/// Returns the bytes of the whole state; equal states have equal bytes.
+pub fn encode_state(state: &State) -> Vec<u8> {
+    snapshot::encode(state).encode_to_vec()
+}
+
+/// Reads a whole state.
+pub fn decode_state(bytes: &[u8]) -> Result<State, DecodeError> {
+    snapshot::decode(v1::Snapshot::decode(bytes).map_err(DecodeError::Malformed)?)
+}
+
+fn function_name(text: &str) -> Result<FunctionName, DecodeError> {
+    text.parse().map_err(|error| DecodeError::invalid("function", error))
+}
+
+#[cfg(test)]
+mod tests;

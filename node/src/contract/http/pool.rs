@@ -1,0 +1,164 @@
+//! Connections to one instance, kept between requests.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::body::RequestBody;
+
+/// How long a connection is kept for the next request. Some servers close theirs after two seconds.
+const IDLE_MAX: Duration = Duration::from_secs(1);
+
+/// How many connections are kept; more may be in use.
+const IDLE_CONNECTIONS_MAX: usize = 64;
+
+/// How long the connections of an instance that has ended may take to end too.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// One connection, between requests or within one.
+pub(super) type Connection = SendRequest<RequestBody>;
+
+/// Makes a connection to the instance.
+pub(super) type Connect = Box<dyn Fn() -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> + Send + Sync>;
+
+/// The connections to one instance.
+pub(super) struct Pool {
+    connect: Connect,
+    /// The one used last stands last and is used next, so that the others can grow old.
+    idle: Mutex<Vec<Idle>>,
+    /// Cancelled when the instance has ended: no more connections are made.
+    ending: CancellationToken,
+    /// Cancelled when it cannot have anything left to say: every task of this pool ends.
+    end: CancellationToken,
+}
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+impl Pool {
+    pub(super) fn new(connect: Connect) -> Arc<Self> {
+        Arc::new(Self {
+            connect,
+            idle: Mutex::default(),
+            ending: CancellationToken::new(),
+            end: CancellationToken::new(),
+        })
+    }
+
+    /// Returns a connection, and whether it was made for this.
+    pub(super) async fn take(&self) -> io::Result<(Connection, bool)> {
+        if let Some(connection) = self.take_idle() {
+            return Ok((connection, false));
+        }
+        Ok((self.open().await?, true))
+    }
+
+    /// Makes a connection and keeps it for the first request.
+    pub(super) async fn probe(&self) -> io::Result<()> {
+        let connection = self.open().await?;
+        self.put(connection);
+        Ok(())
+    }
+
+    /// Keeps a connection once what it carries is over.
+    pub(super) fn keep(self: &Arc<Self>, mut connection: Connection) {
+        // A weak reference: waiting for a response to end must not keep the connections of an instance alive.
+        let pool = Arc::downgrade(self);
+        self.watch(async move {
+            if connection.ready().await.is_ok()
+                && let Some(pool) = pool.upgrade()
+            {
+                pool.put(connection);
+            }
+        });
+    }
+
+    /// Runs a task that ends with the instance.
+    pub(super) fn watch(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let end = self.end.clone();
+        tokio::spawn(async move { end.run_until_cancelled(task).await });
+    }
+
+    /// Makes no more connections, and ends those in use a moment later: what the instance still said may be under way.
+    pub(super) fn wind_down(&self) {
+        self.ending.cancel();
+        self.lock().clear();
+        let end = self.end.clone();
+        tokio::spawn(async move {
+            sleep(LAST_WORDS).await;
+            end.cancel();
+        });
+    }
+
+    /// Ends every connection.
+    pub(super) fn close(&self) {
+        self.ending.cancel();
+        self.lock().clear();
+        self.end.cancel();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.ending.is_cancelled()
+    }
+
+    /// Waits until the instance has ended.
+    pub(super) async fn closed(&self) {
+        self.ending.cancelled().await;
+    }
+
+    #[cfg(test)]
+    pub(super) fn idle_count(&self) -> usize {
+        self.lock().len()
+    }
+
+    async fn open(&self) -> io::Result<Connection> {
+        if self.is_closed() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let socket = (self.connect)().await?;
+        socket.set_nodelay(true)?;
+        let (connection, driver) = http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
+        // How a connection ends is told to whoever uses it.
+        self.watch(async move { drop(driver.with_upgrades().await) });
+        Ok(connection)
+    }
+
+    fn put(&self, connection: Connection) {
+        let mut idle = self.lock();
+        if idle.len() < IDLE_CONNECTIONS_MAX && !self.is_closed() {
+            idle.push(Idle { connection, since: Instant::now() });
+        }
+    }
+
+    fn take_idle(&self) -> Option<Connection> {
+        let mut idle = self.lock();
+        let Idle { connection, since } = idle.pop()?;
+        if since.elapsed() <= IDLE_MAX {
+            return Some(connection);
+        }
+        // Those below are older still.
+        idle.clear();
+        None
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Pool").field("idle", &self.lock().len()).finish_non_exhaustive()
+    }
+}
