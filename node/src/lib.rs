@@ -1,3 +1,5 @@
 //! Acts.
 
+pub mod clock;
 pub mod contract;
+pub mod gateway;

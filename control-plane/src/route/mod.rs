@@ -16,6 +16,7 @@ mod near;
 mod paths;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use self::paths::{Paths, Search};
 use crate::model::{AppName, FunctionName, Method, RevisionId, RevisionNumber, Runtime, Trigger};
@@ -43,31 +44,37 @@ pub struct Target {
     pub app: AppName,
     /// The revision that takes its traffic.
     pub live: Live,
+    /// The revision that is being proved; reached only by who asks for its number.
+    pub candidate: Option<Served>,
+}
+
+/// A revision that can be called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The revision.
+    pub id: RevisionId,
+    /// The contract its instances keep.
+    pub runtime: Runtime,
+    /// How long one of its invocations may take.
+    pub timeout: Duration,
 }
 
 /// Which revision of a function takes traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Live {
     /// This one.
-    Revision {
-        /// The revision.
-        id: RevisionId,
-        /// The contract its instances keep.
-        runtime: Runtime,
-        /// How long one of its invocations may take.
-        timeout: std::time::Duration,
-    },
+    Revision(Served),
     /// None yet: the first one is being proved.
     Starting,
     /// None, because the last one does not start; the text says why.
     Failed(String),
 }
 
-/// What a request is for.
+/// What a request is for; borrows from the table (`'t`) and from the path (`'p`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route<'a> {
+pub enum Route<'t, 'p> {
     /// A function.
-    Found(Found<'a>),
+    Found(Found<'t, 'p>),
     /// The path has owners, but none that takes this method.
     MethodNotAllowed {
         /// The methods that are taken; never empty.
@@ -76,7 +83,7 @@ pub enum Route<'a> {
     /// There is no function of this name.
     NoFunction {
         /// The name that was asked for.
-        name: &'a str,
+        name: &'p str,
     },
     /// Nothing is routed at this host and path.
     NotFound,
@@ -84,25 +91,25 @@ pub enum Route<'a> {
 
 /// A function that a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found<'a> {
+pub struct Found<'t, 'p> {
     /// The function.
-    pub target: &'a Target,
+    pub target: &'t Target,
     /// How it was found.
-    pub by: By<'a>,
+    pub by: By<'t, 'p>,
 }
 
 /// How a function was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By<'a> {
+pub enum By<'t, 'p> {
     /// By its name; `rest` is what follows the name: empty, or it starts with a slash.
     Name {
         /// The part of the path below the function.
-        rest: &'a str,
+        rest: &'p str,
     },
     /// By a trigger, with the pattern as the manifest has it.
     Trigger {
         /// The pattern.
-        pattern: &'a str,
+        pattern: &'t str,
     },
 }
 
@@ -136,6 +143,7 @@ impl RouteTable {
                 function: name.clone(),
                 app: function.app.clone(),
                 live: live(name, function),
+                candidate: function.candidate.and_then(|number| served(name, function, number)),
             });
             table.names.insert(name.as_str().to_owned(), index);
             for Trigger::Http(trigger) in &function.triggers {
@@ -153,7 +161,7 @@ impl RouteTable {
     ///
     /// `host` is lower case and without port; `path` is as it was sent, without its query. `method` is none for one that
     /// no trigger can name: triggers for every method take it.
-    pub fn find<'a>(&'a self, host: &str, method: Option<Method>, path: &'a str) -> Route<'a> {
+    pub fn find<'t, 'p>(&'t self, host: &str, method: Option<Method>, path: &'p str) -> Route<'t, 'p> {
         if let Some(named) = path.strip_prefix(BY_NAME) {
             let (name, rest) = named.split_at(named.find('/').unwrap_or(named.len()));
             return match self.function(name) {
@@ -186,12 +194,26 @@ impl RouteTable {
     }
 }
 
+impl Target {
+    /// Returns a revision by number, if it can be called.
+    pub fn revision(&self, number: RevisionNumber) -> Option<&Served> {
+        let live = match &self.live {
+            Live::Revision(served) => Some(served),
+            Live::Starting | Live::Failed(_) => None,
+        };
+        [live, self.candidate.as_ref()].into_iter().flatten().find(|served| served.id.number == number)
+    }
+}
+
+fn served(name: &FunctionName, function: &Function, number: RevisionNumber) -> Option<Served> {
+    let spec = &function.revisions.get(&number)?.spec;
+    let id = RevisionId { function: name.clone(), number };
+    Some(Served { id, runtime: spec.runtime, timeout: spec.timeout })
+}
+
 fn live(name: &FunctionName, function: &Function) -> Live {
-    let id = |number: RevisionNumber| RevisionId { function: name.clone(), number };
-    if let Some(number) = function.live
-        && let Some(revision) = function.revisions.get(&number)
-    {
-        return Live::Revision { id: id(number), runtime: revision.spec.runtime, timeout: revision.spec.timeout };
+    if let Some(served) = function.live.and_then(|number| served(name, function, number)) {
+        return Live::Revision(served);
     }
     match function.revisions.values().next_back().map(|revision| &revision.status) {
         Some(RevisionStatus::Failed(reason)) if function.candidate.is_none() => Live::Failed(reason.clone()),

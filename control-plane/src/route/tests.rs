@@ -145,7 +145,8 @@ fn a_function_is_live_once_one_of_its_revisions_has_proved_itself() {
     failed.apply(Timestamp::default(), Command::FailRevision { revision: id.clone(), reason: reason.clone() }).unwrap();
     assert_eq!(live(&failed), Live::Failed(reason));
     proved.apply(Timestamp::default(), Command::Promote { revision: id.clone() }).unwrap();
-    let expected = Live::Revision { id, runtime: Runtime::Http, timeout: Duration::from_secs(30) };
+    let served = Served { id, runtime: Runtime::Http, timeout: Duration::from_secs(30) };
+    let expected = Live::Revision(served);
     assert_eq!(live(&proved), expected);
 }
 

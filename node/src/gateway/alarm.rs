@@ -8,7 +8,7 @@ use control_plane::model::Timestamp;
 use tokio::sync::Notify;
 
 use super::line::Line;
-use super::Clock;
+use crate::clock::Clock;
 
 /// How long the timer sleeps at most before it looks at the clock again: a wall clock may be set.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
@@ -54,7 +54,7 @@ impl Alarm {
     }
 
     /// Wakes lines for ever.
-    pub(super) async fn run(self: Arc<Self>, clock: Arc<dyn Clock>) {
+    pub(super) async fn run(self: Arc<Self>, clock: Clock) {
         loop {
             let pause = self.first().map_or(SLEEP_MAX, |at| at.since(clock.now()).min(SLEEP_MAX));
             tokio::select! {

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::channel::Channel;
+use crate::contract::{Channel, StreamFailure};
 use super::demand::KillReason;
 use super::line::{Granted, Line};
 use super::phases::StartPhases;
@@ -61,9 +61,21 @@ impl Lease {
 
     /// Notes that an event is about to be sent: until [`Lease::answered`], dropping the lease waits for the function.
     pub(super) fn sent(&mut self, until: Instant) {
-        if let Channel::Events(channel) = &*self.granted.seat.channel {
+        if let Channel::Event(channel) = &*self.granted.seat.channel {
             self.sent = Some((channel.in_flight(), until));
         }
+    }
+
+    /// Notes that a streamed answer broke off.
+    pub(super) fn stream_failed(&mut self, failure: &StreamFailure) {
+        let handle = self.instance_handle();
+        match failure {
+            StreamFailure::Function(_) => {}
+            StreamFailure::InstanceDied => handle.avoid(),
+            StreamFailure::Broken(_) => handle.kill(KillReason::Broken),
+            StreamFailure::TimedOut => handle.kill(KillReason::Timeout),
+        }
+        self.answered();
     }
 
     /// Notes that the function has ended the call.

@@ -4,6 +4,7 @@
 //! refuses it, or passes a demand on. A call that finds a free slot never touches a channel or a task.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use control_plane::dispatch::{DeclineReason, Dispatch, Effect, Input, Limits, Re
 use control_plane::model::{InstanceFailure, InstanceId, InvocationId, RevisionId, Timestamp};
 use tokio::sync::{SetOnce, oneshot};
 
-use super::Clock;
+use crate::clock::Clock;
 use super::alarm::Alarm;
-use super::channel::Channel;
+use crate::contract::Channel;
 use super::demand::{Demand, KillReason, Outbox};
 use super::lease::Lease;
 use super::phases::StartPhases;
@@ -21,7 +22,7 @@ use super::phases::StartPhases;
 /// What every line shares.
 #[derive(Debug)]
 pub(super) struct Surroundings {
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) clock: Clock,
     pub(super) alarm: Arc<Alarm>,
     pub(super) outbox: Arc<Outbox>,
 }
@@ -55,6 +56,8 @@ pub(super) struct Seat {
     pub(super) start: StartPhases,
     /// Set once the instance has ended, with its failure where there is one.
     ended: SetOnce<Option<InstanceFailure>>,
+    /// Somebody has asked for its death.
+    is_killed: AtomicBool,
 }
 
 /// A slot of an instance, given to a call.
@@ -225,7 +228,7 @@ impl Line {
         start: StartPhases,
     ) {
         let mut state = self.lock();
-        let seat = Arc::new(Seat { instance, channel, start, ended: SetOnce::new() });
+        let seat = Arc::new(Seat { instance, channel, start, ended: SetOnce::new(), is_killed: AtomicBool::new(false) });
         state.seats.insert(instance, seat);
         let effects = state.dispatch.on_input(self.now(), Input::Ready { instance, keep });
         self.perform(&mut state, effects, Some(instance));
@@ -258,11 +261,18 @@ impl Line {
     /// Takes an instance out of service and asks for its death.
     pub(super) fn kill(self: &Arc<Self>, instance: InstanceId, reason: KillReason) {
         let mut state = self.lock();
-        if !state.seats.contains_key(&instance) {
+        let Some(seat) = state.seats.get(&instance) else { return };
+        if seat.is_killed.swap(true, Ordering::Relaxed) {
             return;
         }
         self.input(&mut state, Input::Gone { instance });
         self.surroundings.outbox.send(Demand::Kill { instance, reason });
+    }
+
+    /// Returns whether the revision is not served any more and nothing of it is left.
+    pub(super) fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.is_retired && state.seats.is_empty()
     }
 
     /// Returns how many calls wait, how many run, and how many instances there are.

@@ -10,9 +10,9 @@ use control_plane::model::{InstanceFailure, InstanceId, InvocationId, RevisionId
 use control_plane::state::State;
 use tokio::task::JoinHandle;
 
-use super::Clock;
+use crate::clock::Clock;
 use super::alarm::Alarm;
-use super::channel::Channel;
+use crate::contract::Channel;
 use super::demand::{Demands, Outbox};
 use super::lease::Lease;
 use super::line::{Line, Load, Surroundings};
@@ -48,10 +48,10 @@ impl Drop for Inner {
 impl Traffic {
     /// Returns traffic without revisions, and what it will ask for. At most `queue_max` calls of a revision wait; see
     /// [`QUEUE_MAX`]. Must be called within a Tokio runtime: one task keeps the time for all revisions.
-    pub fn new(clock: Arc<dyn Clock>, queue_max: usize) -> (Self, Demands) {
+    pub fn new(clock: Clock, queue_max: usize) -> (Self, Demands) {
         let alarm = Arc::new(Alarm::default());
         let outbox = Arc::new(Outbox::default());
-        let timer = tokio::spawn(Arc::clone(&alarm).run(Arc::clone(&clock)));
+        let timer = tokio::spawn(Arc::clone(&alarm).run(clock.clone()));
         let surroundings = Arc::new(Surroundings { clock, alarm, outbox: Arc::clone(&outbox) });
         let inner = Inner {
             surroundings,
