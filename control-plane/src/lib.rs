@@ -19,5 +19,6 @@ pub mod model;
 pub mod placement;
 #[cfg(feature = "raft")]
 pub mod raft;
+pub mod route;
 pub mod state;
 pub mod supervisor;

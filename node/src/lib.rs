@@ -1,12 +1,15 @@
 //! Everything in Hearth that acts: sockets, processes, files, clocks. The rooms in reading order.
 
+pub mod agent;
 pub mod api;
 pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod contract;
 pub mod data_dir;
+pub mod gateway;
 pub mod image;
+pub mod leader;
 pub mod manifest;
 pub mod raft;
 pub mod sandbox;

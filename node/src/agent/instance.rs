@@ -52,10 +52,7 @@ pub(super) enum Order {
 #[derive(Debug)]
 pub(super) enum Event {
     /// Its process exists.
-    Launched {
-        instance: InstanceId,
-        pid: u32,
-    },
+    Launched { instance: InstanceId, pid: u32 },
     /// It takes invocations.
     Ready {
         instance: InstanceId,
@@ -65,21 +62,11 @@ pub(super) enum Event {
         phases: StartPhases,
     },
     /// It never will; nothing of it is left.
-    StartFailed {
-        instance: InstanceId,
-        failure: InstanceFailure,
-    },
+    StartFailed { instance: InstanceId, failure: InstanceFailure },
     /// Its process has ended by itself; what is left is being removed.
-    Died {
-        instance: InstanceId,
-        failure: InstanceFailure,
-    },
+    Died { instance: InstanceId, failure: InstanceFailure },
     /// It has ended; nothing of it is left.
-    Ended {
-        instance: InstanceId,
-        ending: Ending,
-        failure: Option<InstanceFailure>,
-    },
+    Ended { instance: InstanceId, ending: Ending, failure: Option<InstanceFailure> },
 }
 
 /// Starts an instance and stays with it until it is gone.
@@ -199,9 +186,8 @@ impl Task {
         channel: &Arc<Channel>,
         phases: StartPhases,
     ) -> (Ending, Option<InstanceFailure>) {
-        let scaling = self.means.raft.read(|state| {
-            state.functions.get(&self.revision.function).map(|function| function.scaling)
-        });
+        let scaling =
+            self.means.raft.read(|state| state.functions.get(&self.revision.function).map(|function| function.scaling));
         let keep = scaling.and_then(|scaling| idle_limit(&scaling, self.purpose));
         tracing::info!(instance = %self.instance, revision = %self.revision, runtime = %spec.runtime, "instance ready");
         self.tell(Event::Ready {
@@ -284,11 +270,7 @@ fn http(sandbox: &Arc<Sandbox>, capture: &Arc<Capture>) -> Http {
 }
 
 /// An adopted sandbox has no listener any more: its long poll broke with the daemon that held it.
-fn runtime_api(
-    sandbox: &Arc<Sandbox>,
-    capture: &Arc<Capture>,
-    identity: Identity,
-) -> Result<RuntimeApi, InitFailure> {
+fn runtime_api(sandbox: &Arc<Sandbox>, capture: &Arc<Capture>, identity: Identity) -> Result<RuntimeApi, InitFailure> {
     let listener = sandbox.take_loopback_listener().ok_or(InitFailure::InstanceDied)?;
     Ok(RuntimeApi::serve(listener, identity, Arc::clone(capture), ANSWER_MAX))
 }

@@ -152,13 +152,8 @@ impl Agent {
     ) -> Self {
         let instances = Instances::default();
         let (events_tx, events) = mpsc::channel(EVENTS_MAX);
-        let driver = Driver {
-            supervisor: Supervisor::new(means.node),
-            means,
-            instances: instances.clone(),
-            events_tx,
-            reports,
-        };
+        let driver =
+            Driver { supervisor: Supervisor::new(means.node), means, instances: instances.clone(), events_tx, reports };
         let task = tokio::spawn(driver.run(demands, events, adopted, stop));
         Self { instances, task }
     }

@@ -54,10 +54,7 @@ impl Label {
         let written: WrittenLabel = serde_json::from_str(text).ok()?;
         Some(Self {
             instance: written.instance.parse().ok()?,
-            revision: RevisionId {
-                function: written.function.parse().ok()?,
-                number: RevisionNumber(written.revision),
-            },
+            revision: RevisionId { function: written.function.parse().ok()?, number: RevisionNumber(written.revision) },
             purpose: if written.is_minimum { Purpose::Minimum } else { Purpose::Demand },
         })
     }

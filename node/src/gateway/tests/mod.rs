@@ -1,0 +1,1 @@
+//! Calls through a real gateway, over real sockets, to instances made for the occasion.
