@@ -96,6 +96,32 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Returns what to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Locked { pid: Some(pid), .. } => {
+                Some(format!("use that agent, stop it with `kill {pid}`, or choose another directory with --data-dir"))
+            }
+            Self::Locked { pid: None, .. } | Self::PathTooLong { .. } => {
+                Some("choose another directory with --data-dir".to_owned())
+            }
+            Self::NewerFormat { .. } => Some("run the version of hearth that wrote it, or a newer one".to_owned()),
+            Self::Damaged { .. } => Some(
+                "if this is a data directory of hearth, restore it from a backup; else choose another with --data-dir"
+                    .to_owned(),
+            ),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("run hearth as root".to_owned())
+            }
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("make room on the disk".to_owned())
+            }
+            Self::Io { .. } => None,
+        }
+    }
+}
+
 fn by(pid: Option<u32>) -> String {
     pid.map(|pid| format!(" by process {pid}")).unwrap_or_default()
 }

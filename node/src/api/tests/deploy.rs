@@ -137,7 +137,8 @@ async fn a_plan_tells_what_would_change_and_changes_nothing() {
         same Adjusted
           scaling.max: Some("20") -> Some("30")
         zip Created
-    "#]].assert_eq(&told);
+    "#]]
+    .assert_eq(&told);
     assert_eq!(*fixture.fake.state.lock().unwrap(), before);
 }
 
