@@ -10,6 +10,7 @@
 //!     images/             blobs and unpacked layers
 //!     logs/               what functions wrote
 //!     index/              rebuildable indexes
+//!     uploads/            sources on their way to the builder; emptied at every start
 //! /run/hearth/<hash>/     gone after a reboot; the hash is of the data directory's path
 //!     agent.json          which agent uses that data directory
 //! ```
@@ -42,7 +43,10 @@ const LOCK_FILE: &str = "LOCK";
 const AGENT_FILE: &str = "agent.json";
 const SOCKET_FILE: &str = "hearth.sock";
 /// The rooms and who may look into them: sandboxes see layers of images through their mounts, nobody the rest.
-const ROOMS: [(&str, u32); 4] = [("raft", 0o700), ("images", 0o755), ("logs", 0o700), ("index", 0o700)];
+const ROOMS: [(&str, u32); 5] =
+    [("raft", 0o700), ("images", 0o755), ("logs", 0o700), ("index", 0o700), (UPLOADS, 0o700)];
+
+const UPLOADS: &str = "uploads";
 
 /// How much of a small file is read at most, in bytes: a damaged one may have any length.
 const SMALL_FILE_MAX_BYTES: u64 = 64 * 1024;
@@ -96,6 +100,32 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Returns what to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Locked { pid: Some(pid), .. } => {
+                Some(format!("use that agent, stop it with `kill {pid}`, or choose another directory with --data-dir"))
+            }
+            Self::Locked { pid: None, .. } | Self::PathTooLong { .. } => {
+                Some("choose another directory with --data-dir".to_owned())
+            }
+            Self::NewerFormat { .. } => Some("run the version of hearth that wrote it, or a newer one".to_owned()),
+            Self::Damaged { .. } => Some(
+                "if this is a data directory of hearth, restore it from a backup; else choose another with --data-dir"
+                    .to_owned(),
+            ),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("run hearth as root".to_owned())
+            }
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("make room on the disk".to_owned())
+            }
+            Self::Io { .. } => None,
+        }
+    }
+}
+
 fn by(pid: Option<u32>) -> String {
     pid.map(|pid| format!(" by process {pid}")).unwrap_or_default()
 }
@@ -135,6 +165,7 @@ impl DataDir {
         for (room, mode) in ROOMS {
             make_dir(&root.join(room), mode)?;
         }
+        empty(&root.join(UPLOADS))?;
         make_dir(run_root, 0o755)?;
         let run = run_root.join(run_name(&root));
         make_dir(&run, 0o755)?;
@@ -166,6 +197,11 @@ impl DataDir {
     /// Returns where rebuildable indexes lie.
     pub fn index(&self) -> PathBuf {
         self.root.join("index")
+    }
+
+    /// Returns where uploads lie until they are built. It is on the disk, not on tmpfs: they may be large.
+    pub fn uploads(&self) -> PathBuf {
+        self.root.join(UPLOADS)
     }
 
     /// Returns the file with the token of the API.
@@ -248,6 +284,15 @@ fn run_name(root: &Path) -> String {
 
 fn make_dir(path: &Path, mode: u32) -> Result<(), OpenError> {
     DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed("make the directory", path))
+}
+
+/// Deletes the files in a folder that a crash left there.
+fn empty(folder: &Path) -> Result<(), OpenError> {
+    for entry in fs::read_dir(folder).map_err(failed("read", folder))? {
+        let path = entry.map_err(failed("read", folder))?.path();
+        fs::remove_file(&path).map_err(failed("delete", &path))?;
+    }
+    Ok(())
 }
 
 fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> OpenError + use<'a> {
@@ -380,6 +425,17 @@ mod tests {
             let told = open(folder.path()).unwrap_err().to_string();
             assert!(told.ends_with(expected), "{content:?}: {told}");
         }
+    }
+
+    #[test]
+    fn what_a_crash_left_of_uploads_is_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = open(folder.path()).unwrap();
+        fs::write(data.uploads().join("1-1.tar"), "half").unwrap();
+        fs::write(data.logs().join("kept"), "whole").unwrap();
+        drop(data);
+        let data = open(folder.path()).unwrap();
+        assert!(!data.uploads().join("1-1.tar").exists() && data.logs().join("kept").exists());
     }
 
     #[test]

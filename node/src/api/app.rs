@@ -80,7 +80,9 @@ pub(super) async fn deploy(
             return Err(Refusal::new(ErrorCode::Internal, format!("deploying was answered with {reply:?}")));
         }
     };
-    api.tell(EventKind::Deployed, None, format!("app {app} was deployed at index {index}"));
+    if applied.iter().any(|function| function.change != state::Change::Unchanged) {
+        api.tell(EventKind::Deployed, None, format!("app {app} was deployed at index {index}"));
+    }
     let wait = parameters.timeout_ms.map_or(DEPLOY_WAIT_DEFAULT, Duration::from_millis).min(DEPLOY_WAIT_MAX);
     let detach = parameters.detach != 0;
     Ok(stream::lines(move |lines| async move {

@@ -267,3 +267,86 @@ pub(super) fn write_applied(applied: &AppliedFunction) -> json::AppliedFunction 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json as object;
+
+    use super::*;
+
+    /// Any JSON with the names of fields that bodies have.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[a-z0-9:/*.-]{0,12}".prop_map(Value::from),
+            Just(Value::from(format!("sha256:{}", "0".repeat(64)))),
+            Just(Value::from("python3")),
+        ];
+        let key = prop::sample::select(vec![
+            "functions",
+            "name",
+            "revision",
+            "runtime",
+            "image",
+            "resources",
+            "timeout_ms",
+            "scaling",
+            "min",
+            "triggers",
+            "type",
+            "path",
+            "other",
+        ]);
+        leaf.prop_recursive(5, 40, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(key.clone().prop_map(str::to_owned), inner, 0..6)
+                    .prop_map(|fields| fields.into_iter().collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_deployment_or_refused(bytes in any::<Vec<u8>>()) {
+            let _ = parse::<json::DeployRequest>(&bytes);
+        }
+
+        #[test]
+        fn any_json_is_a_deployment_or_refused(value in any_json()) {
+            if let Ok(request) = parse::<json::DeployRequest>(value.to_string().as_bytes()) {
+                for function in &request.functions {
+                    let _ = parse_function(function, "f");
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_parsed_is_written_as_it_was(
+            (cpu, memory, disk, pids, user) in (1..=u32::MAX, 1..=u64::MAX, any::<u64>(), 1..=u32::MAX, any::<u32>()),
+            (min, max, idle) in (0..10_u32, 10..100_u32, any::<u64>()),
+            (timeout, concurrency) in (1..=86_400_000_u64, 1..=1000_u16),
+            (handler, host) in (prop::option::of("[a-z.]{1,9}"), prop::option::of("[a-z.]{1,9}")),
+            command in prop::collection::vec("\\PC{0,9}", 0..3),
+            environment in prop::collection::btree_map("[A-Z]{1,5}", "\\PC{0,9}", 0..3),
+        ) {
+            let written = object!({
+                "name": "f",
+                "revision": {
+                    "runtime": "http", "image": format!("sha256:{}", "ab".repeat(32)), "command": command,
+                    "handler": handler, "environment": environment,
+                    "resources": {"cpu_milli": cpu, "memory_bytes": memory, "disk_bytes": disk, "pids": pids},
+                    "timeout_ms": timeout, "concurrency": concurrency, "network": "egress", "user": user,
+                },
+                "scaling": {"min": min, "max": max, "idle_max_ms": idle},
+                "triggers": [{"type": "http", "host": host, "path": "/a/*", "methods": ["GET", "PUT"]}],
+            });
+            let function: json::FunctionSpec = serde_json::from_value(written.clone()).unwrap();
+            let parsed = parse_function(&function, "f").unwrap();
+            prop_assert_eq!(serde_json::to_value(write_function(&parsed)).unwrap(), written);
+        }
+    }
+}

@@ -60,6 +60,22 @@ pub enum ServeError {
     },
 }
 
+impl ServeError {
+    /// Returns what to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Tcp { address, source } if source.kind() == io::ErrorKind::AddrInUse => Some(format!(
+                "`ss -ltnp 'sport = :{}'` shows who has the port; --api-port takes another",
+                address.port()
+            )),
+            Self::Tcp { source, .. } if source.kind() == io::ErrorKind::AddrNotAvailable => {
+                Some("--bind takes an address of this machine".to_owned())
+            }
+            Self::Tcp { .. } | Self::Socket { .. } => None,
+        }
+    }
+}
+
 /// Two listeners that are bound, before they serve.
 #[derive(Debug)]
 pub struct Bound {
@@ -88,6 +104,8 @@ impl Server {
     }
 
     /// Takes no more connections, lets requests in flight end for at most `patience`, then cuts them off.
+    ///
+    /// Streams that follow a log end only with the log store: close that first, or they take all of the patience.
     pub async fn stop(self, patience: Duration) {
         // Nobody listens if both tasks have ended.
         let _ = self.stop.send(true);

@@ -19,7 +19,8 @@ pub struct App {
 
 /// Makes an app exactly these functions, all or nothing: `PUT /v1/apps/NAME`.
 ///
-/// The answer is a stream of [`DeployEvent`]. Functions of the app that are not listed are deleted.
+/// The answer is a stream of [`DeployEvent`]; with `detach=1` it does not wait until everything serves, with `timeout_ms` it
+/// waits at most so long, else ten minutes. Functions of the app that are not listed are deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeployRequest {
     /// All functions of the app; every image is built or pulled already.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// One line a function wrote: `GET /v1/functions/FN/logs`, a stream in the order of writing.
 ///
 /// Parameters: `since` (milliseconds since the Unix epoch), `request` (a request id), `limit` (the newest so many lines of
-/// those that match), `follow=1` (the stream goes on with lines as they are written, until the client closes it). This
+/// those that match; 1,000 unless given, 100,000 at most), `follow=1` (the stream goes on with lines as they are written, until the client closes it). This
 /// stream has no last line of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {

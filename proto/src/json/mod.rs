@@ -6,6 +6,10 @@
 //!
 //! Streams are newline-delimited JSON ([`NDJSON`]): one value per line, and a last line that says how it ended. A stream
 //! that ends without such a line was cut off. Empty lines only show that the server is still there.
+//!
+//! `POST /v1/functions/FN/invoke?revision=&timeout_ms=` has no body of its own: the event goes in and the answer comes out as
+//! they are. Its answer says in [`ERROR_HEADER`] whose failure it was: with `function` the body is
+//! `{errorType, errorMessage, stackTrace}`, else an [`ErrorBody`].
 
 mod app;
 mod error;

@@ -161,6 +161,12 @@ impl Shelf {
         Ok(())
     }
 
+    /// Makes what was flushed survive the power failing.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let file = self.active.as_ref().and_then(|active| active.file.as_ref());
+        file.map_or(Ok(()), File::sync_data)
+    }
+
     /// Closes the file until lines come again.
     pub(super) fn rest(&mut self) {
         if let Some(active) = &mut self.active {

@@ -62,22 +62,35 @@ pub(super) struct Writer {
 impl Writer {
     /// Writes until it is told to stop, or until nobody is left who could tell.
     pub(super) fn run(mut self, orders: &Receiver<Order>) {
-        self.open_all();
-        self.tidy_all();
+        let mut unopened = self.left_behind();
         let mut tidied = Instant::now();
         loop {
-            let first = match orders.recv_timeout(TIDY_INTERVAL.saturating_sub(tidied.elapsed())) {
-                Ok(order) => Some(order),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => break,
+            let patience = match unopened.is_empty() {
+                // What an earlier process left is looked through between lines: there may be a lot of it.
+                false => Duration::ZERO,
+                true => TIDY_INTERVAL.saturating_sub(tidied.elapsed()),
             };
-            let is_over = first.is_some_and(|first| self.batch(first, orders));
-            if is_over {
-                break;
+            match orders.recv_timeout(patience) {
+                Ok(first) => {
+                    if self.batch(first, orders) {
+                        break;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(function) = unopened.pop() {
+                        self.look_through(&function);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
             }
             if tidied.elapsed() >= TIDY_INTERVAL {
                 self.tidy_all();
                 tidied = Instant::now();
+            }
+        }
+        for (function, shelf) in &mut self.shelves {
+            if let Err(error) = shelf.sync() {
+                tracing::warn!(%function, %error, "what a function wrote last may not be kept");
             }
         }
     }
@@ -156,17 +169,28 @@ impl Writer {
         self.shelves.get_mut(function).ok_or_else(|| std::io::Error::other("the shelf was opened just before"))
     }
 
-    /// Opens what an earlier process left, so that it is deleted when it is old.
-    fn open_all(&mut self) {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return };
-        for entry in entries.filter_map(Result::ok) {
-            let Some(function) = entry.file_name().to_str().and_then(|name| name.parse::<FunctionName>().ok()) else {
-                continue;
-            };
-            if let Err(error) = self.shelf(&function) {
-                self.tell(&function, &error);
-            }
+    /// Returns the functions whose lines an earlier process left.
+    fn left_behind(&self) -> Vec<FunctionName> {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return Vec::new() };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter_map(|name| name.parse().ok()).collect()
+    }
+
+    /// Opens what is there of a function and deletes what is too old.
+    fn look_through(&mut self, function: &FunctionName) {
+        let (limits, oldest) = (self.limits, self.oldest_us());
+        let looked =
+            self.shelf(function).and_then(|shelf| shelf.tidy(segment_max(limits), limits.function_max_bytes, oldest));
+        if let Err(error) = looked {
+            self.tell(function, &error);
         }
+        self.measure();
+    }
+
+    /// Says how much is on disk.
+    fn measure(&self) {
+        let bytes: u64 = self.shelves.values().map(Shelf::bytes).sum();
+        self.metrics.function_log_size.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     fn tidy_all(&mut self) {
@@ -182,8 +206,7 @@ impl Writer {
         for (function, error) in failed {
             self.tell(&function, &error);
         }
-        let bytes: u64 = self.shelves.values().map(Shelf::bytes).sum();
-        self.metrics.function_log_size.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.measure();
     }
 
     /// Returns the time before which lines are too old to keep.
