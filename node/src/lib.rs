@@ -6,6 +6,7 @@ pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod contract;
+pub mod daemon;
 pub mod data_dir;
 pub mod gateway;
 pub mod image;

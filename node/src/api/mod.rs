@@ -32,7 +32,9 @@ use crate::telemetry::logs::LogStore;
 use crate::telemetry::{EventLog, Metrics};
 use error::Refusal;
 pub use log::{LINES_DEFAULT, LINES_MAX};
-pub use platform::Platform;
+pub use platform::{
+    Build, Identity, ImageResult, Invocation, InvokeOutcome, Invoked, Platform, ProposeError, StoredImage, Upload,
+};
 pub use request::{BODY_MAX_BYTES, BODY_PIECE_WAIT_MAX, DEPLOY_BODY_MAX_BYTES};
 pub use server::{CONNECTIONS_MAX, ServeError, Server};
 

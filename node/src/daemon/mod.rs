@@ -1,0 +1,324 @@
+//! Builds the rooms, wires them, and stops them in reverse.
+//!
+//! ```text
+//! data_dir → telemetry → raft → image, sandbox → gateway → agent, leader → register → api
+//! ```
+
+mod capacity;
+mod image_work;
+mod observer;
+mod platform;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use control_plane::model::NodeId;
+use control_plane::state::Command;
+use proto::json::{Event, EventKind};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::{Agent, Instances, Means, SandboxTools, stop_all};
+use crate::api::{Api, ServeError, Server};
+use crate::auth::{Token, TokenError};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::data_dir::{self, DataDir};
+use crate::gateway::{Gateway, QUEUE_MAX, Traffic};
+use crate::image::Store;
+use crate::leader;
+use crate::raft::{self, ProposeError, Raft};
+use crate::sandbox::{self, Sandboxes};
+use crate::telemetry::logs::{self, LogStore};
+use crate::telemetry::{EventLog, Metrics};
+
+use self::observer::Counter;
+use self::platform::Local;
+
+/// This node's id while a cluster has one node.
+const NODE: NodeId = NodeId(1);
+
+/// Reports to the leader that may wait.
+const REPORTS_MAX: usize = 1024;
+
+/// How long requests to the API may take to finish at the end.
+const API_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a daemon does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] data_dir::OpenError),
+    /// The token cannot be read or made.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The index cannot be opened, even empty.
+    #[error("the index cannot be opened")]
+    Index(#[source] sled::Error),
+    /// The function logs cannot be opened.
+    #[error(transparent)]
+    Logs(#[from] logs::OpenError),
+    /// The replicated state cannot be opened.
+    #[error("the replicated state cannot be opened")]
+    Raft(#[from] raft::OpenError),
+    /// The image store cannot be opened.
+    #[error("the image store cannot be opened")]
+    Images(#[source] io::Error),
+    /// Sandboxes cannot be made here.
+    #[error(transparent)]
+    Sandboxes(#[from] sandbox::StartError),
+    /// A port cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The API cannot be served.
+    #[error(transparent)]
+    Api(#[from] ServeError),
+    /// The node could not be registered.
+    #[error("the node could not be registered")]
+    Register(#[from] ProposeError),
+    /// The machine does not say what it has.
+    #[error("the machine's capacity cannot be read")]
+    Capacity(#[source] io::Error),
+    /// The executable of this process cannot be found again.
+    #[error("the executable cannot be found")]
+    Executable(#[source] io::Error),
+}
+
+/// What becomes of instances when a daemon stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// They go on; the next daemon adopts them.
+    Running,
+    /// They end.
+    Nothing,
+}
+
+/// A running daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    config: Config,
+    gateway_address: SocketAddr,
+    api_address: SocketAddr,
+    socket: PathBuf,
+    token: Token,
+    raft: Raft,
+    sandboxes: Sandboxes,
+    logs: LogStore,
+    instances: Instances,
+    agent: Agent,
+    leader: JoinHandle<()>,
+    gateway: JoinHandle<()>,
+    api: Server,
+    /// Ends the gateway, then everything that decides.
+    stop_gateway: CancellationToken,
+    stop: CancellationToken,
+    // Held to the end: the lock goes with it.
+    _data_dir: DataDir,
+}
+
+impl Daemon {
+    /// Starts everything; returns once it serves.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let data_dir = DataDir::open(&config.data_dir, &config.run_dir)?;
+        let token = Token::load_or_make(&data_dir.token())?;
+        let gateway_listener = listen(config.gateway_address()).await?;
+        let gateway_address = local(&gateway_listener)?;
+        let api_bound = Server::bind(&data_dir.socket(), config.api_address()).await?;
+        let api_address = api_bound.address();
+
+        let clock = Clock::system();
+        let metrics = Arc::new(Metrics::new());
+        let events = EventLog::new();
+        let index = open_index(&data_dir)?;
+        let limits = logs::Limits { function_max_bytes: config.logs.function_max.0, age_max: config.logs.age_max.0 };
+        let logs = LogStore::open(data_dir.logs(), &index, limits, clock.clone(), Arc::clone(&metrics))?;
+        let raft = Raft::open(raft::Config { dir: data_dir.raft(), node: NODE }, clock.clone()).await?;
+        let images = Store::open(&data_dir.images()).map_err(StartError::Images)?;
+        let (sandboxes, adopted) = Sandboxes::start(sandbox_config(&config, &data_dir)?)?;
+
+        let (traffic, demands) = Traffic::new(clock.clone(), QUEUE_MAX);
+        let observer = Arc::new(Counter::new(Arc::clone(&metrics)));
+        let gateway = Gateway::new(traffic.clone(), clock.clone(), observer::limits(&config), observer);
+        let stop = CancellationToken::new();
+        let stop_gateway = CancellationToken::new();
+        let (reports_tx, reports) = mpsc::channel(REPORTS_MAX);
+
+        let spec = capacity::describe(&config, &data_dir).map_err(StartError::Capacity)?;
+        let name = spec.name.clone();
+        raft.propose(Command::RegisterNode { node: NODE, spec }).await?;
+        let means = Means {
+            node: NODE,
+            clock: clock.clone(),
+            raft: raft.clone(),
+            images: images.clone(),
+            sandboxes: sandboxes.clone(),
+            traffic,
+            gateway: gateway.clone(),
+            logs: logs.clone(),
+        };
+        let agent = Agent::start(means, demands, adopted, reports_tx, stop.clone());
+        let leader = leader::start(raft.clone(), clock.clone(), reports, stop.clone());
+        let instances = agent.instances();
+        observer::follow(Arc::clone(&metrics), raft.clone(), sandboxes.clone(), instances.clone(), stop.clone());
+
+        let serving = tokio::spawn({
+            let (gateway, stop, grace) = (gateway.clone(), stop_gateway.clone(), config.gateway.drain.0);
+            async move {
+                let drained = gateway.serve(gateway_listener, stop, grace).await;
+                if drained.connections_aborted > 0 {
+                    tracing::warn!(connections = drained.connections_aborted, "calls were cut off");
+                }
+            }
+        });
+        let platform = Local {
+            raft: raft.clone(),
+            gateway,
+            instances: instances.clone(),
+            images,
+            tools: SandboxTools(sandboxes.clone()),
+            identity: crate::api::Identity {
+                node: NODE,
+                name: name.clone(),
+                gateway: gateway_address,
+                api: api_address,
+            },
+            work: data_dir.uploads(),
+        };
+        events.push(Event {
+            at_ms: clock.now().as_millis(),
+            kind: EventKind::NodeStarted,
+            node: NODE.to_string(),
+            function: None,
+            revision: None,
+            instance: None,
+            message: format!("{name} started"),
+        });
+        let api = Api {
+            platform: Arc::new(platform),
+            logs: logs.clone(),
+            events,
+            metrics,
+            clock,
+            uploads: Arc::new(data_dir.uploads()),
+            limits: crate::api::Limits {
+                upload_max_bytes: config.build.source_max.0,
+                payload_max_bytes: config.gateway.body_max.0,
+            },
+        };
+        let api = api_bound.serve(api, token.clone());
+        Ok(Self {
+            config,
+            gateway_address,
+            api_address,
+            socket: data_dir.socket(),
+            token,
+            raft,
+            sandboxes,
+            logs,
+            instances,
+            agent,
+            leader,
+            gateway: serving,
+            api,
+            stop_gateway,
+            stop,
+            _data_dir: data_dir,
+        })
+    }
+
+    /// Returns where callers reach functions.
+    pub fn gateway_address(&self) -> SocketAddr {
+        self.gateway_address
+    }
+
+    /// Returns where the operator's API listens over TCP.
+    pub fn api_address(&self) -> SocketAddr {
+        self.api_address
+    }
+
+    /// Returns the socket of the operator's API.
+    pub fn socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+
+    /// Returns the token that callers of the API over TCP show.
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// Waits for an error after which the process must end; there may never be one.
+    pub async fn failed(&self) -> String {
+        self.raft.failed().await
+    }
+
+    /// Finishes the calls in flight, then stops everything in reverse of its start.
+    pub async fn stop(self, leave: Leave) {
+        tracing::info!(drain = ?self.config.gateway.drain.0, "stopping: calls in flight finish first");
+        self.stop_gateway.cancel();
+        ended("gateway", self.gateway.await);
+        self.api.stop(API_PATIENCE).await;
+        if leave == Leave::Nothing {
+            stop_all(&self.instances).await;
+        }
+        self.stop.cancel();
+        ended("leader", self.leader.await);
+        self.agent.join().await;
+        self.sandboxes.shutdown().await;
+        self.raft.shutdown().await;
+        self.logs.close();
+    }
+}
+
+/// Logs a task that ended by a panic.
+fn ended(task: &'static str, result: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = result {
+        tracing::error!(task, %error, "a task did not end cleanly");
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|source| StartError::Listen { address: ([0, 0, 0, 0], 0).into(), source })
+}
+
+/// Opens the rebuildable index; one that cannot be opened is set aside and made anew.
+fn open_index(data_dir: &DataDir) -> Result<sled::Db, StartError> {
+    /// What the index keeps in memory: it is small and read rarely.
+    const CACHE_BYTES: u64 = 4 << 20;
+    let folder = data_dir.index();
+    let open = || sled::Config::new().path(&folder).cache_capacity(CACHE_BYTES).open();
+    open().or_else(|error| {
+        tracing::error!(%error, "the index is damaged and is made anew");
+        if let Err(error) = std::fs::remove_dir_all(&folder) {
+            tracing::error!(%error, "the damaged index cannot be removed");
+        }
+        open().map_err(StartError::Index)
+    })
+}
+
+fn sandbox_config(config: &Config, data_dir: &DataDir) -> Result<sandbox::Config, StartError> {
+    let executable = std::env::current_exe().map_err(StartError::Executable)?;
+    let name = data_dir.run().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let count = |number: u32| usize::try_from(number).unwrap_or(1);
+    Ok(sandbox::Config {
+        run_dir: data_dir.run().to_path_buf(),
+        executable,
+        spawners: count(config.sandbox.spawners),
+        pool_size: count(config.sandbox.pool),
+        cgroup_parent: format!("hearth-{name}"),
+    })
+}

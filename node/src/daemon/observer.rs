@@ -1,0 +1,82 @@
+//! Counts what happens, for `/metrics`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::json::InstancePhase;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::{Instances, Phase};
+use crate::config::Config;
+use crate::gateway::{self, CallRecord, Observer};
+use crate::raft::Raft;
+use crate::sandbox::Sandboxes;
+use crate::telemetry::{BlankLabel, Metrics, StartPhase};
+
+/// How often what is not counted call by call is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Counts calls.
+#[derive(Debug)]
+pub(super) struct Counter {
+    metrics: Arc<Metrics>,
+}
+
+impl Counter {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics }
+    }
+}
+
+impl Observer for Counter {
+    fn on_done(&self, record: &CallRecord) {
+        let Some(function) = &record.function else { return };
+        let start = record.phases.start.map(|start| {
+            [(StartPhase::Place, start.place), (StartPhase::Sandbox, start.sandbox), (StartPhase::Init, start.init)]
+        });
+        let start = start.as_ref().map(|phases| &phases[..]);
+        self.metrics.invocation_done(function, record.outcome.as_str(), record.duration, start);
+    }
+}
+
+/// Returns the gateway's bounds as they are configured.
+pub(super) fn limits(config: &Config) -> gateway::Limits {
+    gateway::Limits {
+        event_body_max: usize::try_from(config.gateway.body_max.0).unwrap_or(usize::MAX),
+        connections_max: usize::try_from(config.gateway.connections_max).unwrap_or(usize::MAX),
+        ..gateway::Limits::default()
+    }
+}
+
+/// Looks at what the node has, again and again, until it stops.
+pub(super) fn follow(
+    metrics: Arc<Metrics>,
+    raft: Raft,
+    sandboxes: Sandboxes,
+    instances: Instances,
+    stop: CancellationToken,
+) {
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    tokio::spawn(async move {
+        loop {
+            let figures = raft.metrics();
+            metrics.raft_applied.set(number(figures.applied));
+            metrics.wal_size.set(number(figures.wal_bytes));
+            let blanks = i64::try_from(sandboxes.blank_count()).unwrap_or(i64::MAX);
+            metrics.pool_blanks.get_or_create(&BlankLabel { kind: "blank".to_owned() }).set(blanks);
+            let views = instances.list();
+            for (phase, label) in [
+                (Phase::Starting, InstancePhase::Starting),
+                (Phase::Ready, InstancePhase::Ready),
+                (Phase::Draining, InstancePhase::Draining),
+                (Phase::Stopping, InstancePhase::Stopping),
+            ] {
+                metrics.instances(label, views.iter().filter(|view| view.phase == phase).count());
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    });
+}

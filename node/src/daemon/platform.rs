@@ -1,0 +1,168 @@
+//! The node behind its API.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use control_plane::model::{Digest, NodeId, Purpose};
+use control_plane::state::{Command, Reply, State};
+use futures_util::future::{BoxFuture, FutureExt};
+use proto::json::{self, ErrorBody, ErrorCode};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::image_work;
+use crate::agent::{InstanceView, Instances, Phase, SandboxTools};
+use crate::api::{Build, Identity, ImageResult, Invocation, InvokeOutcome, Invoked, Platform, ProposeError};
+use crate::gateway::{CallFailure, CallOutcome, Gateway};
+use crate::image::Store;
+use crate::raft::{self, Raft};
+
+/// How long an invocation from the API waits at most, beside the function's own timeout.
+const INVOKE_MAX: Duration = Duration::from_secs(1000);
+
+/// This node.
+pub(super) struct Local {
+    pub(super) raft: Raft,
+    pub(super) gateway: Gateway,
+    pub(super) instances: Instances,
+    pub(super) images: Store,
+    pub(super) tools: SandboxTools,
+    pub(super) identity: Identity,
+    /// Where sources are unpacked for a build.
+    pub(super) work: PathBuf,
+}
+
+impl Platform for Local {
+    fn propose(&self, command: Command) -> BoxFuture<'_, Result<Reply, ProposeError>> {
+        async move {
+            self.raft.propose(command).await.map_err(|error| match error {
+                raft::ProposeError::Rejected(rejection) => ProposeError::Rejected(rejection),
+                raft::ProposeError::Timeout => ProposeError::Timeout,
+                raft::ProposeError::Unavailable(reason) | raft::ProposeError::Stopped(reason) => {
+                    ProposeError::Unavailable(reason)
+                }
+            })
+        }
+        .boxed()
+    }
+
+    fn look(&self, look: &mut dyn FnMut(&State)) {
+        self.raft.read(|state| look(state));
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.raft.changes()
+    }
+
+    fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.raft.is_leader().then_some(self.identity.node)
+    }
+
+    fn unready(&self) -> Vec<String> {
+        if self.raft.is_leader() { Vec::new() } else { vec!["no leader is known".to_owned()] }
+    }
+
+    fn instances(&self) -> BoxFuture<'_, Vec<json::Instance>> {
+        let node = self.identity.node;
+        async move { self.instances.list().into_iter().map(|view| on_wire(node, view)).collect() }.boxed()
+    }
+
+    fn build(&self, build: Build, progress: mpsc::Sender<json::ImageEvent>) -> BoxFuture<'_, ImageResult> {
+        image_work::build(&self.images, &self.tools, &self.work, build, progress).boxed()
+    }
+
+    fn pull(&self, reference: String, _progress: mpsc::Sender<json::ImageEvent>) -> BoxFuture<'_, ImageResult> {
+        let error = format!("{reference} cannot be pulled: this version pulls from no registry");
+        let hint = Some("capture a base from this machine: hearth image capture python3".to_owned());
+        async move { Err(ErrorBody { error, hint, code: ErrorCode::BuildFailed }) }.boxed()
+    }
+
+    fn capture(
+        &self,
+        request: json::CaptureRequest,
+        progress: mpsc::Sender<json::ImageEvent>,
+    ) -> BoxFuture<'_, ImageResult> {
+        image_work::capture(&self.images, request, progress).boxed()
+    }
+
+    fn images(&self) -> BoxFuture<'_, Result<Vec<json::Image>, ErrorBody>> {
+        let images = self.images.list().into_iter().map(|image| json::Image {
+            digest: image.digest.to_string(),
+            names: image.names,
+            size_bytes: image.size_bytes,
+            used_by: Vec::new(),
+        });
+        let images = images.collect();
+        async move { Ok(images) }.boxed()
+    }
+
+    fn has_image(&self, image: Digest) -> BoxFuture<'_, bool> {
+        async move { self.images.has(&image) }.boxed()
+    }
+
+    fn sweep_images(&self) -> BoxFuture<'_, Result<json::GcReport, ErrorBody>> {
+        let live = self.raft.read(|state| {
+            let revisions = state.functions.values().flat_map(|function| function.revisions.values());
+            revisions.map(|revision| revision.spec.image).collect()
+        });
+        image_work::sweep(&self.images, live).boxed()
+    }
+
+    fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, Invoked> {
+        async move {
+            let deadline = Instant::now() + invocation.deadline.unwrap_or(INVOKE_MAX).min(INVOKE_MAX);
+            let name = invocation.function.as_str();
+            let done = self.gateway.invoke(name, invocation.revision, invocation.payload, deadline).await;
+            let outcome = match done.result {
+                Ok(answer) => InvokeOutcome::Answered(answer),
+                Err(CallFailure::Function(report)) => InvokeOutcome::Raised(report.json),
+                Err(failure) => InvokeOutcome::Failed(failed(&failure)),
+            };
+            let revision = done.revision.map(|revision| revision.number);
+            Invoked { request_id: Some(done.request_id.to_string()), revision, outcome }
+        }
+        .boxed()
+    }
+}
+
+/// Returns a failed call as the API tells it.
+fn failed(failure: &CallFailure) -> ErrorBody {
+    let code = match (failure.outcome(), failure.status().as_u16()) {
+        (_, 404) => ErrorCode::NotFound,
+        (_, 413) => ErrorCode::TooLarge,
+        (_, 429) => ErrorCode::LimitReached,
+        (CallOutcome::TimedOut, _) => ErrorCode::Timeout,
+        (CallOutcome::Refused, _) => ErrorCode::Unavailable,
+        (CallOutcome::BadRequest, _) => ErrorCode::BadRequest,
+        (CallOutcome::FunctionError, _) => ErrorCode::FunctionFailed,
+        (CallOutcome::InstanceError | CallOutcome::Cancelled | CallOutcome::Answered, _) => ErrorCode::InstanceFailed,
+    };
+    ErrorBody { error: failure.to_string(), hint: failure.hint(), code }
+}
+
+fn on_wire(node: NodeId, view: InstanceView) -> json::Instance {
+    json::Instance {
+        id: view.instance.to_string(),
+        function: view.revision.function.to_string(),
+        revision: view.revision.number.0,
+        node: node.to_string(),
+        phase: match view.phase {
+            Phase::Starting => json::InstancePhase::Starting,
+            Phase::Ready => json::InstancePhase::Ready,
+            Phase::Draining => json::InstancePhase::Draining,
+            Phase::Stopping => json::InstancePhase::Stopping,
+        },
+        purpose: match view.purpose {
+            Purpose::Demand => json::Purpose::Demand,
+            Purpose::Verify => json::Purpose::Verify,
+            Purpose::Minimum => json::Purpose::Minimum,
+        },
+        since_ms: view.since.as_millis(),
+        in_flight: 0,
+        memory_bytes: None,
+    }
+}
