@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // Spawners are this same binary; they must begin before anything starts a thread.
-    if let Some(code) = node::sandbox::spawner::main_if_spawner() {
-        return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    match node::sandbox::spawner::main_if_spawner() {
+        Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        None => node::cli::main(),
     }
-    ExitCode::SUCCESS
 }

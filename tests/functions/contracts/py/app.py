@@ -27,6 +27,7 @@ def handler(event, context):
     if task == "status":
         return {"statusCode": 418, "headers": {"x-kind": "teapot"}, "body": "short and stout"}
     if task == "sleep":
+        print("falls asleep")
         time.sleep(float(query["seconds"]))
         return "slept"
     if task == "exit":

@@ -1,0 +1,203 @@
+//! From a manifest to a deployment: validate, plan, build, deploy, wait.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use base64::Engine;
+use bytes::Bytes;
+use hyper::Request;
+use proto::json::{self, DeployEvent, ImageEvent};
+use tokio::sync::mpsc;
+
+use super::args::{Apply, Format, Plan, Target};
+use super::client::{Client, document_body, streamed};
+use super::failure::Failure;
+use super::output;
+use crate::manifest::{Function, Manifest, ManifestError};
+
+/// Bytes of a source that are on their way at once.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Pieces that may wait.
+const PIECES_MAX: usize = 8;
+
+/// Reads a manifest or tells what is wrong with it.
+pub(super) fn load(path: &Path) -> Result<Manifest, Failure> {
+    Manifest::load(path).map_err(|error| match error {
+        ManifestError::Invalid(problems) => Failure::exit(2, problems.to_string()),
+        ManifestError::Missing { .. } => Failure::exit(2, error.to_string()).hint("`hearth init` writes one"),
+        ManifestError::Unreadable { .. } | ManifestError::TooLong { .. } => {
+            Failure::exit(2, Failure::of(&error).to_string().trim_start_matches("error: ").to_owned())
+        }
+    })
+}
+
+pub(super) fn validate(path: &Path) -> Result<(), Failure> {
+    let manifest = load(path)?;
+    output::say(&format!("{} is valid: {} functions", manifest.app, manifest.functions.len()));
+    Ok(())
+}
+
+pub(super) async fn plan(target: &Target, arguments: Plan) -> Result<(), Failure> {
+    let manifest = load(&arguments.path)?;
+    let client = Client::find(target)?;
+    let request =
+        json::PlanRequest { functions: manifest.functions.iter().map(|function| function.spec(None)).collect() };
+    let path = format!("/v1/apps/{}/plan", manifest.app);
+    let plan: json::Plan = client.put("POST", &path, &request).await?;
+    if arguments.output == Format::Table {
+        for function in &plan.functions {
+            output::line(&format!("{:?} {}", function.change, function.name).to_lowercase())?;
+            for field in &function.fields {
+                let (before, after) = (field.before.as_deref().unwrap_or("-"), field.after.as_deref().unwrap_or("-"));
+                output::line(&format!("  {}: {before} → {after}", field.path))?;
+            }
+        }
+    } else {
+        output::list(arguments.output, &plan.functions, &["name", "change"])?;
+    }
+    let has_changes = plan.functions.iter().any(|function| function.change != json::Change::Unchanged);
+    if arguments.exit_code && has_changes { Err(Failure::exit(10, "")) } else { Ok(()) }
+}
+
+pub(super) async fn apply(target: &Target, arguments: Apply) -> Result<(), Failure> {
+    let manifest = load(&arguments.path)?;
+    let client = Client::find(target)?;
+    let built = build_all(&client, &manifest).await;
+    let failures: Vec<String> = built
+        .iter()
+        .filter_map(|(function, result)| result.as_ref().err().map(|failure| format!("{}: {failure}", function.name)))
+        .collect();
+    if !failures.is_empty() {
+        return Err(Failure::new(format!("nothing was deployed\n{}", failures.join("\n"))));
+    }
+    let functions =
+        built.into_iter().filter_map(|(function, result)| Some(function.spec(Some(result.ok()?)))).collect();
+    let request = json::DeployRequest { functions, check_index: arguments.check_index };
+    let applied = deploy(&client, &manifest.app.to_string(), &request, arguments.detach).await?;
+    output::list(arguments.output, &applied, &["name", "revision", "change"])
+}
+
+/// Builds every function; one that fails does not keep the others from being built.
+pub(super) async fn build_all<'a>(
+    client: &Client,
+    manifest: &'a Manifest,
+) -> Vec<(&'a Function, Result<String, Failure>)> {
+    let mut built = Vec::new();
+    for function in &manifest.functions {
+        let result = build(client, &manifest.app.to_string(), function).await;
+        built.push((function, result));
+    }
+    built
+}
+
+/// Uploads a source and waits for its image.
+async fn build(client: &Client, app: &str, function: &Function) -> Result<String, Failure> {
+    let request = function.build_request();
+    let header = serde_json::to_vec(&request).map_err(|error| Failure::of(&error))?;
+    let header = base64::engine::general_purpose::STANDARD.encode(header);
+    let (pieces, body) = mpsc::channel(PIECES_MAX);
+    let source = function.source.clone();
+    let packing = tokio::task::spawn_blocking(move || {
+        let out = Pieces { pieces, buffer: Vec::with_capacity(PIECE_BYTES) };
+        pack(source.as_deref(), out)
+    });
+    let path = format!("/v1/apps/{app}/functions/{}/build", function.name);
+    let request = Request::post(path).header(json::BUILD_HEADER, header).header("content-type", "application/x-tar");
+    let mut image = None;
+    let asked = client.lines(request, streamed(body), |event: ImageEvent| {
+        match event {
+            ImageEvent::Progress { step, .. } => output::say(&format!("{}: {step}", function.name)),
+            ImageEvent::Output { text } => output::say(&text),
+            ImageEvent::Done { image: digest, reused, .. } => {
+                let how = if reused { "unchanged" } else { "built" };
+                output::say(&format!("{}: image {how}", function.name));
+                image = Some(digest);
+            }
+            ImageEvent::Error(error) => return Err(error.into()),
+        }
+        Ok(true)
+    });
+    let asked = asked.await;
+    let packed = packing.await.map_err(|error| Failure::of(&error))?;
+    asked?;
+    packed.map_err(|error| Failure::new(format!("the source cannot be read: {error}")))?;
+    image.ok_or_else(|| Failure::new("the node ended the build without an image"))
+}
+
+/// Deploys and waits until everything serves.
+pub(super) async fn deploy(
+    client: &Client,
+    app: &str,
+    request: &json::DeployRequest,
+    detach: bool,
+) -> Result<Vec<json::AppliedFunction>, Failure> {
+    let path = format!("/v1/apps/{app}?detach={}", u8::from(detach));
+    let mut applied = Vec::new();
+    let events = client.lines(Request::put(path), document_body(request)?, |event: DeployEvent| {
+        match event {
+            DeployEvent::Accepted { functions, .. } => applied = functions,
+            DeployEvent::Serving(revision) => {
+                output::say(&format!("{}@{} serves", revision.function, revision.revision));
+            }
+            DeployEvent::Failed { function, revision, reason } => {
+                output::say(&format!("{function}@{revision} does not start: {reason}"));
+            }
+            DeployEvent::Done { .. } => return Ok(false),
+            DeployEvent::Error(error) => return Err(error.into()),
+        }
+        Ok(true)
+    });
+    events.await?;
+    Ok(applied)
+}
+
+/// Writes a source as a tar; a single file becomes the only one in it.
+fn pack(source: Option<&Path>, out: Pieces) -> io::Result<()> {
+    let mut tar = tar::Builder::new(out);
+    tar.mode(tar::HeaderMode::Deterministic);
+    tar.follow_symlinks(false);
+    match source {
+        None => {}
+        Some(path) if path.is_dir() => {
+            let mut walk = walkdir::WalkDir::new(path).min_depth(1).sort_by_file_name().into_iter();
+            while let Some(entry) = walk.next() {
+                let entry = entry.map_err(io::Error::other)?;
+                if matches!(entry.file_name().to_str(), Some(".git" | "__pycache__")) {
+                    if entry.file_type().is_dir() {
+                        walk.skip_current_dir();
+                    }
+                    continue;
+                }
+                let inner = entry.path().strip_prefix(path).map_err(io::Error::other)?;
+                tar.append_path_with_name(entry.path(), inner)?;
+            }
+        }
+        Some(path) => tar.append_path_with_name(path, path.file_name().unwrap_or_default())?,
+    }
+    tar.into_inner()?.flush()
+}
+
+/// A writer whose bytes are sent in pieces.
+struct Pieces {
+    pieces: mpsc::Sender<io::Result<Bytes>>,
+    buffer: Vec<u8>,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= PIECE_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::take(&mut self.buffer).into();
+        self.pieces.blocking_send(Ok(piece)).map_err(|_| io::Error::other("the node takes no more of the source"))
+    }
+}

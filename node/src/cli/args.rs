@@ -1,0 +1,318 @@
+//! What the command line takes; examples come first in each help.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "hearth",
+    version,
+    about = "Turns plain Linux machines into a serverless platform",
+    before_help = "Examples:\n  hearth dev examples/hello      run an app here and follow its files\n  hearth apply shop              deploy the app in the folder shop\n  hearth invoke resize -d '{}'   call a function\n  hearth logs -f resize          follow what it writes"
+)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) target: Target,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Which node a command talks to.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Target {
+    /// The data directory of the local node to talk to, or to run.
+    #[arg(long, global = true, env = "HEARTH_DATA_DIR")]
+    pub(super) data_dir: Option<PathBuf>,
+    /// The address of a node's API elsewhere, for example 10.0.0.5:8090.
+    #[arg(long, global = true, env = "HEARTH_ADDR")]
+    pub(super) addr: Option<String>,
+    /// The token for it.
+    #[arg(long, global = true, env = "HEARTH_TOKEN", hide_env_values = true)]
+    pub(super) token: Option<String>,
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// One JSON document.
+    Json,
+    /// One JSON document per line.
+    Jsonl,
+    /// YAML.
+    Yaml,
+    /// Names alone.
+    Name,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run one node here, deploy the app in a folder, and deploy again when its files change.
+    Dev(Dev),
+    /// Run a node.
+    Agent(Agent),
+    /// Write a manifest and a handler that work.
+    Init(Init),
+    /// Check a manifest.
+    Validate {
+        /// The folder of the app, or its manifest.
+        #[arg(default_value = ".")]
+        path: PathBuf,
+    },
+    /// Print the JSON Schema of manifests.
+    Schema,
+    /// Tell what a deployment would change.
+    Plan(Plan),
+    /// Deploy an app and wait until it serves.
+    Apply(Apply),
+    /// Call a function with an event.
+    Invoke(Invoke),
+    /// Print what a function wrote.
+    Logs(Logs),
+    /// List functions, versions, instances, nodes, images or events.
+    Get(Get),
+    /// Print everything known of one thing.
+    Describe(Get),
+    /// List the revisions of a function.
+    Versions {
+        /// The function.
+        function: String,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Make an earlier revision live.
+    Rollback {
+        /// The function.
+        function: String,
+        /// The revision; the newest before the live one unless given.
+        #[arg(long)]
+        to: Option<u32>,
+    },
+    /// Change how a function scales.
+    Scale(Scale),
+    /// Delete functions or apps.
+    Delete(Delete),
+    /// Look after images.
+    #[command(subcommand)]
+    Image(Image),
+    /// Check whether this machine can run a node.
+    Doctor,
+    /// Print a script that completes commands in a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the version.
+    Version,
+}
+
+/// Where a node listens.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Listen {
+    /// The address to listen on.
+    #[arg(long)]
+    pub(super) bind: Option<String>,
+    /// The port of the gateway; 0 lets the kernel choose.
+    #[arg(long)]
+    pub(super) gateway_port: Option<u16>,
+    /// The port of the API; 0 lets the kernel choose.
+    #[arg(long)]
+    pub(super) api_port: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+#[command(before_help = "Examples:\n  hearth dev\n  hearth dev examples/hello --gateway-port 9000")]
+pub(super) struct Dev {
+    /// The folder of the app.
+    #[arg(default_value = ".")]
+    pub(super) dir: PathBuf,
+    #[command(flatten)]
+    pub(super) listen: Listen,
+}
+
+#[derive(Debug, Args)]
+#[command(before_help = "Examples:\n  hearth agent\n  hearth agent --data-dir /srv/hearth --label disk=ssd")]
+pub(super) struct Agent {
+    /// A configuration file.
+    #[arg(long)]
+    pub(super) config: Option<PathBuf>,
+    /// The name people call the node by.
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    #[command(flatten)]
+    pub(super) listen: Listen,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Init {
+    /// The folder; made if it is not there.
+    #[arg(default_value = ".")]
+    pub(super) dir: PathBuf,
+    /// The language.
+    #[arg(long, value_enum, default_value = "python3")]
+    pub(super) runtime: InitRuntime,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum InitRuntime {
+    /// Python.
+    Python3,
+    /// Node.js.
+    Nodejs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Plan {
+    /// The folder of the app, or its manifest.
+    #[arg(default_value = ".")]
+    pub(super) path: PathBuf,
+    /// Exit with 10 when there are changes.
+    #[arg(long)]
+    pub(super) exit_code: bool,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(super) output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    before_help = "Examples:\n  hearth apply\n  hearth apply shop --check-index 12\n  hearth apply shop --detach"
+)]
+pub(super) struct Apply {
+    /// The folder of the app, or its manifest.
+    #[arg(default_value = ".")]
+    pub(super) path: PathBuf,
+    /// Do nothing unless the app has this index; 0 means it must not exist.
+    #[arg(long)]
+    pub(super) check_index: Option<u64>,
+    /// Do not wait until everything serves.
+    #[arg(long)]
+    pub(super) detach: bool,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(super) output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    before_help = "Examples:\n  hearth invoke resize -d '{\"width\": 100}'\n  hearth invoke resize -d @event.json\n  echo '{}' | hearth invoke resize -d -"
+)]
+pub(super) struct Invoke {
+    /// The function.
+    pub(super) function: String,
+    /// The event: JSON, @FILE, or - for standard input.
+    #[arg(short, long, default_value = "{}")]
+    pub(super) data: String,
+    /// The revision; the live one unless given.
+    #[arg(long)]
+    pub(super) version: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(before_help = "Examples:\n  hearth logs resize --since 10m\n  hearth logs -f resize")]
+pub(super) struct Logs {
+    /// The function.
+    pub(super) function: String,
+    /// Go on with what is written from here on.
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// Only what was written within this time, for example 10m.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub(super) since: Option<Duration>,
+    /// Only what this request wrote.
+    #[arg(long)]
+    pub(super) request: Option<String>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(super) output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Kind {
+    /// Functions.
+    #[value(alias = "function", alias = "fn")]
+    Functions,
+    /// Revisions of one function.
+    #[value(alias = "version")]
+    Versions,
+    /// Instances.
+    #[value(alias = "instance")]
+    Instances,
+    /// Nodes.
+    #[value(alias = "node")]
+    Nodes,
+    /// What happened lately.
+    #[value(alias = "event")]
+    Events,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Get {
+    /// What.
+    #[arg(value_enum)]
+    pub(super) kind: Kind,
+    /// Only this one.
+    pub(super) name: Option<String>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(super) output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(before_help = "Examples:\n  hearth scale resize --min 1\n  hearth scale resize --min 0 --max 50")]
+pub(super) struct Scale {
+    /// The function.
+    pub(super) function: String,
+    /// How many instances are always kept.
+    #[arg(long)]
+    pub(super) min: Option<u32>,
+    /// The most there may be.
+    #[arg(long)]
+    pub(super) max: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Delete {
+    /// The functions.
+    #[arg(required_unless_present_any = ["app", "all"])]
+    pub(super) functions: Vec<String>,
+    /// Delete this app with its functions.
+    #[arg(long)]
+    pub(super) app: Option<String>,
+    /// Delete every app.
+    #[arg(long, requires = "yes")]
+    pub(super) all: bool,
+    /// Really.
+    #[arg(long)]
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Image {
+    /// List the images.
+    Ls {
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Fetch an image from a registry.
+    Pull {
+        /// registry/repository:tag
+        reference: String,
+    },
+    /// Make a base image of what this machine has.
+    Capture {
+        /// python3, nodejs, or the absolute path of an executable.
+        what: String,
+        /// The name manifests refer to it by.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Delete images that nothing refers to.
+    Gc,
+}

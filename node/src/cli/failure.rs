@@ -1,0 +1,69 @@
+//! How a command fails: a message, what to do next, an exit code.
+
+use std::fmt;
+
+use proto::json::{ErrorBody, ErrorCode};
+
+/// Why a command did not do what it was asked for.
+#[derive(Debug)]
+pub(super) struct Failure {
+    message: String,
+    hint: Option<String>,
+    exit_code: u8,
+}
+
+impl Failure {
+    /// A failure with exit code 1.
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, exit_code: 1 }
+    }
+
+    /// A failure with the exit code of a code of the API.
+    pub(super) fn coded(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { exit_code: code.exit_code(), ..Self::new(message) }
+    }
+
+    /// A failure with an exit code of its own.
+    pub(super) fn exit(exit_code: u8, message: impl Into<String>) -> Self {
+        Self { exit_code, ..Self::new(message) }
+    }
+
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Returns an error with everything that caused it, on one line.
+    pub(super) fn of(error: &dyn std::error::Error) -> Self {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        Self::new(text)
+    }
+
+    pub(super) fn exit_code(&self) -> u8 {
+        self.exit_code
+    }
+}
+
+impl From<ErrorBody> for Failure {
+    fn from(body: ErrorBody) -> Self {
+        Self { message: body.error, hint: body.hint, exit_code: body.code.exit_code() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.message.is_empty() {
+            return Ok(());
+        }
+        write!(f, "error: {}", self.message)?;
+        if let Some(hint) = &self.hint {
+            write!(f, "\nhint: {hint}")?;
+        }
+        Ok(())
+    }
+}
