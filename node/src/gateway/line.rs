@@ -131,7 +131,7 @@ impl Line {
             (Waiting { line: self, invocation: Some(invocation) }, granted.1)
         };
         let answer = received.await;
-        granted.is_over();
+        granted.end();
         match answer {
             Ok(Ok(seat)) => Ok(Lease::new(Arc::clone(self), invocation, seat)),
             Ok(Err(refusal)) => Err(refusal),
@@ -309,7 +309,7 @@ struct Waiting<'a> {
 
 impl Waiting<'_> {
     /// The wait is over, and the slot, if there is one, belongs to somebody else.
-    fn is_over(mut self) {
+    fn end(mut self) {
         self.invocation = None;
     }
 }
