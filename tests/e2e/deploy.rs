@@ -62,9 +62,7 @@ fn an_edited_handler_answers_anew() {
     let handler = app.join("python/app.py");
     let source = fs::read_to_string(&handler).expect("the example has a python handler");
 
-    eventually("the example serves", Duration::from_secs(60), || {
-        (daemon.get("/python").status == 200).then_some(())
-    });
+    eventually("the example serves", Duration::from_secs(60), || (daemon.get("/python").status == 200).then_some(()));
     let load = Load::start(&daemon.url("/python"), 20, Duration::from_secs(60));
     eventually("the load runs", Duration::from_secs(20), || (load.ended() > 20).then_some(()));
     fs::write(&handler, source.replace("Hello", "Servus")).expect("the handler can be edited");

@@ -128,7 +128,7 @@ mod tests {
         let pack = |names: [&str; 3]| {
             let mut layer = Layer::default();
             for name in names {
-                layer.add(name, Content::Bytes(name.as_bytes().to_vec()), false);
+                layer.add(name, Content::Bytes(b"text".to_vec()), false);
             }
             let mut bytes = Vec::new();
             layer.write(&mut bytes).expect("memory takes everything");

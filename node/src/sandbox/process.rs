@@ -132,6 +132,11 @@ fn status(pidfd: &OwnedFd) -> Exit {
     exit
 }
 
+/// Returns whether a process is one of libcontainer's own: they name themselves. Other children are waited for elsewhere.
+fn is_of_libcontainer(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("youki:"))
+}
+
 /// Reaps children that ended and that nobody waits for: the intermediate processes of libcontainer.
 pub(super) fn reap_strangers(known: &Known) {
     loop {
@@ -142,7 +147,7 @@ pub(super) fn reap_strangers(known: &Known) {
             (libc::waitid(libc::P_ALL, 0, &raw mut info, options) == 0).then(|| info.si_pid())
         };
         match peeked {
-            Some(pid) if pid > 0 && !known.contains(pid) => {
+            Some(pid) if pid > 0 && !known.contains(pid) && is_of_libcontainer(pid) => {
                 let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
             }
             // The first that ended is somebody's: the next look comes with the next sandbox.
