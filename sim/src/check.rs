@@ -1,6 +1,6 @@
 //! What must hold at every moment, at rest, and at the end.
 
-use control_plane::model::Purpose;
+use control_plane::model::{Purpose, Resources};
 
 use crate::node::Node;
 
@@ -11,6 +11,20 @@ impl Node {
         let settled = count("done") + count("failed") + count("refused") + self.traffic.open() as u64;
         if count("calls") != settled {
             self.blame(format!("{} calls came, {settled} are accounted for", count("calls")));
+        }
+    }
+}
+
+impl Node {
+    /// What the node started by itself, and the log has not ratified, fits into what it was granted.
+    pub(crate) fn check_grant(&mut self) {
+        let own = self.sandboxes.iter().filter(|(instance, _)| !self.state.placements.contains_key(instance));
+        let held = own
+            .filter_map(|(_, sandbox)| self.state.revision(&sandbox.revision))
+            .fold(Resources::default(), |sum, revision| sum.plus(&revision.spec.resources));
+        let granted = self.state.nodes.values().next().map(|node| node.grant).unwrap_or_default();
+        if !held.fits(&granted) {
+            self.blame(format!("the node started {held} by itself, it was granted {granted}"));
         }
     }
 }

@@ -249,6 +249,9 @@ impl Node {
             self.blame(format!("{instance} is started twice"));
         }
         self.sandboxes.insert(instance, Sandbox { revision, is_ready: false, life: self.life });
+        if instance.origin != 0 {
+            self.check_grant();
+        }
         let wait = self.rng.wait(Span::new(1, if self.rng.clone().chance(100) { 4000 } else { 60 }));
         self.at(self.now + wait, Event::Started(instance, self.life));
     }

@@ -113,7 +113,7 @@ impl Rng {
             }
             if length % 2 == 1 {
                 let mean_ms = u128::from(u64::try_from(mean.as_millis()).unwrap_or(u64::MAX));
-                let scaled = ((u128::from(whole) << 32) + u128::from(first)) * mean_ms >> 32;
+                let scaled = (((u128::from(whole) << 32) + u128::from(first)) * mean_ms) >> 32;
                 return Duration::from_millis(u64::try_from(scaled).unwrap_or(u64::MAX));
             }
             whole += 1;

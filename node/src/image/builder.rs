@@ -106,6 +106,9 @@ pub enum BuildError {
     /// The tool that resolves dependencies failed; the text is its own.
     #[error("dependencies cannot be resolved:\n{0}")]
     Dependencies(String),
+    /// This version resolves dependencies for Python alone.
+    #[error("dependencies of runtime {0} are not resolved yet")]
+    NoResolver(Runtime),
     /// The store cannot be read or written.
     #[error("the image store failed")]
     Store(#[from] io::Error),
@@ -247,6 +250,9 @@ impl Store {
         progress: Progress<'_>,
     ) -> Result<Option<Digest>, BuildError> {
         let (Some(listed), Some(base)) = (&request.dependencies, base) else { return Ok(None) };
+        if !base_is_python(request) {
+            return Err(BuildError::NoResolver(request.runtime));
+        }
         let path = request.source.join(listed);
         let bytes = fs::read(&path).map_err(|_| BuildError::Missing { path: listed.clone() })?;
         let key = blob::of(format!("{VERSION} {base} {}", blob::of(&bytes)).as_bytes()).to_string();
@@ -397,6 +403,15 @@ fn own_program(request: &BuildRequest) -> Option<String> {
         None => return None,
     };
     program.strip_prefix("./").map(str::to_owned)
+}
+
+/// Returns whether what lies under the function has pip.
+fn base_is_python(request: &BuildRequest) -> bool {
+    match request.runtime {
+        Runtime::Python3 => true,
+        Runtime::Http => request.command.first().is_some_and(|program| program.starts_with("python")),
+        Runtime::Nodejs | Runtime::Provided | Runtime::Image => false,
+    }
 }
 
 /// Lets the users of sandboxes read a folder of inputs.
