@@ -1,1 +1,151 @@
-//! What was written is read back, and no bytes make the reader panic.
+//! What was written is read back, no bytes make the reader panic, and any sequence of commands leaves a sound state.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{
+    Bytes, Concurrency, Digest, Ending, Epoch, FunctionSpec, HttpTrigger, InstanceFailure, InstanceId, MilliCpu,
+    Network, NodeId, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling, Trigger,
+};
+use crate::state::violations;
+
+fn resources() -> impl Strategy<Value = Resources> {
+    (0..3_u32, 0..3_u64, 0..3_u64, 0..3_u32).prop_map(|(cpu, memory, disk, pids)| Resources {
+        cpu: MilliCpu(cpu * 500),
+        memory: Bytes::mebi(memory * 64),
+        disk: Bytes::mebi(disk),
+        pids,
+    })
+}
+
+fn name() -> impl Strategy<Value = crate::model::FunctionName> {
+    prop::sample::select(vec!["a", "b", "c"]).prop_map(|name| name.parse().expect("the name is valid"))
+}
+
+fn revision_id() -> impl Strategy<Value = RevisionId> {
+    (name(), 0..5_u32).prop_map(|(function, number)| RevisionId { function, number: RevisionNumber(number) })
+}
+
+fn instance() -> impl Strategy<Value = InstanceId> {
+    (0..2_u32, 0..3_u32, 0..6_u32).prop_map(|(origin, epoch, sequence)| InstanceId {
+        origin,
+        epoch: Epoch(epoch),
+        sequence,
+    })
+}
+
+fn trigger() -> impl Strategy<Value = Trigger> {
+    let host = prop::option::of(Just("example.org".to_owned()));
+    let path = prop::sample::select(vec!["/", "/a", "/a/*"]);
+    let methods = prop::sample::subsequence(crate::model::Method::ALL.to_vec(), 0..3);
+    (host, path, methods).prop_map(|(host, path, methods)| {
+        Trigger::Http(HttpTrigger { host, path: path.parse().expect("the path is valid"), methods })
+    })
+}
+
+fn spec() -> impl Strategy<Value = FunctionSpec> {
+    let scaling = (0..3_u32, 1..4_u32, 0..5000_u64);
+    let parts =
+        (name(), 0..5_usize, any::<u8>(), resources(), 1..5_u16, scaling, prop::collection::vec(trigger(), 0..2));
+    parts.prop_map(|(name, runtime, image, resources, concurrency, (min, max, idle), triggers)| FunctionSpec {
+        name,
+        revision: RevisionSpec {
+            runtime: Runtime::ALL[runtime],
+            image: Digest::from_bytes([image % 3; 32]),
+            command: vec!["run".to_owned()],
+            handler: (image % 2 == 0).then(|| "app.handler".to_owned()),
+            environment: BTreeMap::from([("A".to_owned(), image.to_string())]),
+            resources,
+            timeout: Duration::from_secs(3),
+            concurrency: Concurrency::new(concurrency).expect("it is in range"),
+            network: if image % 2 == 0 { Network::None } else { Network::Egress },
+            user: 1000,
+        },
+        scaling: Scaling::new(min.min(max), max, Duration::from_millis(idle)).expect("min is at most max"),
+        triggers,
+    })
+}
+
+fn ending() -> impl Strategy<Value = Ending> {
+    prop::sample::select(vec![
+        Ending::Stopped,
+        Ending::Lost,
+        Ending::Failed(InstanceFailure::Sandbox("no disk".to_owned())),
+        Ending::Failed(InstanceFailure::Init("no module".to_owned())),
+        Ending::Failed(InstanceFailure::InitTimeout),
+        Ending::Failed(InstanceFailure::Exited(Some(-9))),
+        Ending::Failed(InstanceFailure::Exited(None)),
+        Ending::Failed(InstanceFailure::OutOfMemory),
+    ])
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let app = || prop::sample::select(vec!["one", "two"]).prop_map(|name| name.parse().expect("the name is valid"));
+    let node = || (0..3_u32).prop_map(NodeId);
+    let epoch = || (0..3_u32).prop_map(Epoch);
+    let purpose = prop::sample::select(vec![Purpose::Demand, Purpose::Verify, Purpose::Minimum]);
+    let scaling = (0..2_u32, 2..4_u32)
+        .prop_map(|(min, max)| Scaling::new(min, max, Duration::from_secs(1)).expect("min is at most max"));
+    let node_spec = resources().prop_map(|capacity| NodeSpec {
+        name: "node".to_owned(),
+        capacity: capacity.plus(&capacity).plus(&capacity),
+        labels: BTreeMap::from([("arch".to_owned(), "x86_64".to_owned())]),
+    });
+    prop_oneof![
+        3 => (app(), prop::collection::vec(spec(), 0..3), prop::option::of(0..9_u64))
+            .prop_map(|(app, functions, check_index)| Command::DeployApp { app, functions, check_index }),
+        1 => app().prop_map(|app| Command::DeleteApp { app }),
+        1 => name().prop_map(|function| Command::DeleteFunction { function }),
+        3 => revision_id().prop_map(|revision| Command::Promote { revision }),
+        1 => revision_id().prop_map(|revision| Command::FailRevision { revision, reason: "broken".to_owned() }),
+        1 => (name(), scaling).prop_map(|(function, scaling)| Command::Scale { function, scaling }),
+        3 => (node(), node_spec).prop_map(|(node, spec)| Command::RegisterNode { node, spec }),
+        3 => (node(), epoch(), resources())
+            .prop_map(|(node, epoch, resources)| Command::Grant { node, epoch, resources }),
+        3 => (revision_id(), node(), purpose)
+            .prop_map(|(revision, node, purpose)| Command::Place { revision, node, purpose }),
+        3 => (node(), epoch(), prop::collection::vec((instance(), revision_id()), 0..4))
+            .prop_map(|(node, epoch, instances)| Command::Adopt { node, epoch, instances }),
+        2 => (node(), epoch(), prop::collection::vec((instance(), ending()), 0..4))
+            .prop_map(|(node, epoch, instances)| Command::Release { node, epoch, instances }),
+        1 => prop::collection::vec(instance(), 0..4).prop_map(|instances| Command::Unplace { instances }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_command_reads_back_as_it_was_written(command in command(), at in any::<u64>()) {
+        let at = Timestamp::from_millis(at);
+        prop_assert_eq!(decode_entry(&encode_entry(at, &command)), Ok((at, command)));
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = decode_entry(&bytes);
+        let _ = decode_state(&bytes);
+    }
+
+    #[test]
+    fn any_commands_leave_a_sound_state_that_reads_back(commands in prop::collection::vec(command(), 0..60)) {
+        let mut state = State::default();
+        let mut replica = State::default();
+        for (at, command) in (0..).zip(commands) {
+            let at = Timestamp::from_millis(at);
+            let before = state.clone();
+            let answer = state.apply(at, command.clone());
+            if answer.is_err() {
+                prop_assert_eq!(&state, &before, "a refused command changed the state");
+            }
+            prop_assert_eq!(violations(&state), Vec::<String>::new());
+            prop_assert_eq!(replica.apply(at, command), answer, "replicas disagree");
+            prop_assert_eq!(&state, &replica);
+        }
+        let bytes = encode_state(&state);
+        let read = decode_state(&bytes);
+        prop_assert_eq!(read.as_ref(), Ok(&state));
+        prop_assert_eq!(encode_state(&state), bytes, "equal states have equal bytes");
+    }
+}

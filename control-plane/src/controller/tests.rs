@@ -1,1 +1,166 @@
 //! What the controller promises, as sentences.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::*;
+use crate::model::{
+    Bytes, Concurrency, Digest, FunctionSpec, InstanceFailure, MilliCpu, Network, NodeSpec, Purpose, Resources,
+    RevisionNumber, RevisionSpec, Runtime, Scaling,
+};
+use crate::state::RevisionStatus;
+
+const NODE: NodeId = NodeId(1);
+
+/// A state and its leader, with an ideal log between them.
+struct Cluster {
+    state: State,
+    controller: Controller,
+    now: Timestamp,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let mut cluster =
+            Self { state: State::default(), controller: Controller::new(), now: Timestamp::from_millis(1) };
+        let capacity =
+            Resources { cpu: MilliCpu(10_000), memory: Bytes::mebi(1000), disk: Bytes::mebi(1000), pids: 1000 };
+        let spec = NodeSpec { name: "one".to_owned(), capacity, labels: BTreeMap::new() };
+        cluster.command(Command::RegisterNode { node: NODE, spec });
+        cluster
+    }
+
+    /// Applies a command and everything that the controller proposes because of it.
+    fn command(&mut self, command: Command) {
+        let reply = self.state.apply(self.now, command);
+        assert!(reply.is_ok(), "{reply:?}");
+        let effects = self.controller.on_input(self.now, Input::Applied(&self.state));
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for Effect::Propose(command) in effects {
+            let answer = self.state.apply(self.now, command.clone());
+            let effects = self.controller.on_input(self.now, Input::Answered(&self.state, command, answer));
+            self.carry_out(effects);
+        }
+    }
+
+    fn report(&mut self, event: ReportEvent) {
+        let report = Report { node: NODE, event };
+        let effects = self.controller.on_input(self.now, Input::Reported(&self.state, report));
+        self.carry_out(effects);
+    }
+
+    fn wake_after(&mut self, wait: Duration) {
+        self.now = self.now + wait;
+        let effects = self.controller.on_input(self.now, Input::Woke(&self.state));
+        self.carry_out(effects);
+    }
+
+    fn deploy(&mut self, image: u8, min: u32) {
+        let revision = RevisionSpec {
+            runtime: Runtime::Provided,
+            image: Digest::from_bytes([image; 32]),
+            command: Vec::new(),
+            handler: None,
+            environment: BTreeMap::new(),
+            resources: Resources { cpu: MilliCpu(10), memory: Bytes::mebi(10), disk: Bytes::mebi(10), pids: 10 },
+            timeout: Duration::from_secs(1),
+            concurrency: Concurrency::ONE,
+            network: Network::None,
+            user: 1000,
+        };
+        let scaling = Scaling::new(min, 10, Duration::from_secs(60)).expect("the limits are valid");
+        let spec = FunctionSpec { name: "f".parse().expect("a name"), revision, scaling, triggers: Vec::new() };
+        let app = "app".parse().expect("a name");
+        self.command(Command::DeployApp { app, functions: vec![spec], check_index: None });
+    }
+
+    /// Reports every placed instance of a revision ready.
+    fn all_ready(&mut self, number: u32) {
+        let revision = id(number);
+        for instance in self.placed(number) {
+            self.report(ReportEvent::Ready { instance, revision: revision.clone() });
+        }
+    }
+
+    fn placed(&self, number: u32) -> Vec<InstanceId> {
+        let placements = self.state.placements.iter();
+        placements.filter(|(_, placement)| placement.revision == id(number)).map(|(instance, _)| *instance).collect()
+    }
+
+    fn live(&self) -> Option<u32> {
+        self.state.functions.values().next().and_then(|function| function.live).map(|number| number.0)
+    }
+}
+
+fn id(number: u32) -> RevisionId {
+    RevisionId { function: "f".parse().expect("a name"), number: RevisionNumber(number) }
+}
+
+#[test]
+fn a_node_is_granted_everything_that_is_free() {
+    let cluster = Cluster::new();
+    let node = &cluster.state.nodes[&NODE];
+    assert_eq!(node.grant, node.spec.capacity);
+}
+
+#[test]
+fn a_candidate_becomes_live_once_an_instance_of_it_is_ready() {
+    let mut cluster = Cluster::new();
+    cluster.deploy(1, 0);
+    assert_eq!((cluster.live(), cluster.placed(1).len()), (None, 1));
+    cluster.all_ready(1);
+    assert_eq!(cluster.live(), Some(1));
+}
+
+#[test]
+fn a_candidate_whose_code_fails_never_becomes_live() {
+    let mut cluster = Cluster::new();
+    cluster.deploy(1, 0);
+    cluster.all_ready(1);
+    cluster.deploy(2, 0);
+    let failure = InstanceFailure::Init("no module".to_owned());
+    for instance in cluster.placed(2) {
+        cluster.report(ReportEvent::StartFailed { instance, revision: id(2), failure: failure.clone() });
+    }
+    assert_eq!(cluster.live(), Some(1));
+    let status = cluster.state.revision(&id(2)).map(|revision| revision.status.clone());
+    assert!(matches!(status, Some(RevisionStatus::Failed(reason)) if reason.contains("no module")));
+    assert!(cluster.placed(2).is_empty(), "its placements are taken back");
+}
+
+#[test]
+fn the_revision_before_gives_way_only_after_the_switch() {
+    let mut cluster = Cluster::new();
+    cluster.deploy(1, 0);
+    cluster.all_ready(1);
+    cluster.deploy(2, 0);
+    assert_eq!(cluster.placed(1).len(), 1, "the old one still serves");
+    cluster.all_ready(2);
+    assert_eq!((cluster.live(), cluster.placed(1).len()), (Some(2), 0));
+}
+
+#[test]
+fn the_minimum_is_placed_and_taken_back() {
+    let mut cluster = Cluster::new();
+    cluster.deploy(1, 3);
+    cluster.all_ready(1);
+    let minimum = |cluster: &Cluster| {
+        cluster.state.placements.values().filter(|placement| placement.purpose == Purpose::Minimum).count()
+    };
+    assert_eq!(minimum(&cluster), 3);
+    let scaling = Scaling::new(1, 10, Duration::from_secs(60)).expect("the limits are valid");
+    cluster.command(Command::Scale { function: "f".parse().expect("a name"), scaling });
+    assert_eq!(minimum(&cluster), 1);
+}
+
+#[test]
+fn a_candidate_that_never_becomes_ready_is_given_up() {
+    let mut cluster = Cluster::new();
+    cluster.deploy(1, 0);
+    cluster.wake_after(Duration::from_secs(121));
+    let status = cluster.state.revision(&id(1)).map(|revision| revision.status.clone());
+    assert!(matches!(status, Some(RevisionStatus::Failed(_))), "{status:?}");
+}

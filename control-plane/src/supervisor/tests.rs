@@ -1,1 +1,116 @@
 //! What the supervisor promises, as sentences.
+
+use std::time::Duration;
+
+use super::*;
+use crate::model::{Bytes, RevisionNumber};
+
+const NODE: NodeId = NodeId(1);
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+fn revision() -> RevisionId {
+    RevisionId { function: "resize".parse().expect("the name is valid"), number: RevisionNumber(1) }
+}
+
+fn memory(mebi: u64) -> Resources {
+    Resources { memory: Bytes::mebi(mebi), ..Resources::default() }
+}
+
+fn desired_with(grant_mebi: u64) -> Desired {
+    let scaling = Scaling::new(0, 10, Duration::from_secs(60)).expect("the limits are valid");
+    Desired {
+        epoch: Epoch(1),
+        grant: memory(grant_mebi),
+        placements: BTreeMap::new(),
+        revisions: BTreeMap::from([(revision(), DesiredRevision { resources: memory(100), scaling })]),
+    }
+}
+
+fn supervisor(grant_mebi: u64) -> Supervisor {
+    let mut supervisor = Supervisor::new(NODE);
+    supervisor.on_input(at(0), Input::Recovered { instances: Vec::new() });
+    supervisor.on_input(at(0), Input::Desired(desired_with(grant_mebi)));
+    supervisor
+}
+
+fn wanted(starting: u32) -> Input {
+    Input::Wanted { revision: revision(), starting }
+}
+
+fn granted(sequence: u32) -> InstanceId {
+    InstanceId::granted(NODE, Epoch(1), sequence)
+}
+
+fn start(sequence: u32) -> Effect {
+    Effect::Start { instance: granted(sequence), revision: revision(), purpose: Purpose::Demand }
+}
+
+#[test]
+fn what_is_wanted_starts_at_once_inside_the_grant() {
+    let mut supervisor = supervisor(250);
+    assert_eq!(supervisor.on_input(at(1), wanted(3)), [start(1), start(2)], "a third does not fit");
+}
+
+#[test]
+fn what_does_not_fit_at_all_is_declined() {
+    let effects = supervisor(50).on_input(at(1), wanted(1));
+    assert!(matches!(&effects[..], [Effect::Decline { reason: DeclineReason::NoCapacity(_), .. }]), "{effects:?}");
+}
+
+#[test]
+fn a_ready_instance_is_reported_and_adopted_in_a_batch() {
+    let mut supervisor = supervisor(1000);
+    supervisor.on_input(at(1), wanted(2));
+    let effects = supervisor.on_input(at(2), Input::Started { instance: granted(1) });
+    assert!(matches!(&effects[..], [Effect::Report(_)]), "{effects:?}");
+    supervisor.on_input(at(3), Input::Started { instance: granted(2) });
+    let due = supervisor.wake_at().expect("an adoption is due");
+    let instances = vec![(granted(1), revision()), (granted(2), revision())];
+    let adopt = Effect::Propose(Command::Adopt { node: NODE, epoch: Epoch(1), instances });
+    assert_eq!(supervisor.on_input(due, Input::Woke), [adopt]);
+}
+
+#[test]
+fn a_failing_start_is_declined_and_waits_before_it_is_tried_again() {
+    let mut supervisor = supervisor(1000);
+    supervisor.on_input(at(1), wanted(1));
+    let failure = InstanceFailure::Init("no module".to_owned());
+    let effects = supervisor.on_input(at(2), Input::StartFailed { instance: granted(1), failure: failure.clone() });
+    let declined = Effect::Decline { revision: revision(), reason: DeclineReason::Failing(failure) };
+    assert!(effects.contains(&declined), "{effects:?}");
+    assert_eq!(supervisor.on_input(at(3), wanted(1)), [declined], "at once, without a start");
+    assert_eq!(supervisor.on_input(at(500), wanted(1)), [start(2)], "the wait is over");
+}
+
+#[test]
+fn what_the_state_does_not_place_any_more_drains_and_stops() {
+    let mut supervisor = supervisor(1000);
+    let placed = InstanceId::placed(1);
+    let mut with = desired_with(900);
+    with.placements.insert(placed, (revision(), Purpose::Minimum));
+    let effects = supervisor.on_input(at(1), Input::Desired(with));
+    assert_eq!(effects, [Effect::Start { instance: placed, revision: revision(), purpose: Purpose::Minimum }]);
+    supervisor.on_input(at(2), Input::Started { instance: placed });
+    let effects = supervisor.on_input(at(3), Input::Desired(desired_with(1000)));
+    assert_eq!(effects, [Effect::Drain { instance: placed, revision: revision() }]);
+    assert_eq!(supervisor.on_input(at(4), Input::Retired { instance: placed }), [Effect::Stop { instance: placed }]);
+    assert_eq!(supervisor.on_input(at(5), Input::Ended { instance: placed, ending: Ending::Stopped }), []);
+    assert_eq!(supervisor.instances(), 0);
+}
+
+#[test]
+fn what_an_earlier_epoch_started_and_is_gone_is_released_as_lost() {
+    let mut supervisor = Supervisor::new(NODE);
+    supervisor.on_input(at(0), Input::Recovered { instances: Vec::new() });
+    let mut with = desired_with(900);
+    with.epoch = Epoch(2);
+    with.placements.insert(granted(7), (revision(), Purpose::Demand));
+    supervisor.on_input(at(1), Input::Desired(with));
+    let due = supervisor.wake_at().expect("a release is due");
+    let instances = vec![(granted(7), Ending::Lost)];
+    let release = Effect::Propose(Command::Release { node: NODE, epoch: Epoch(2), instances });
+    assert_eq!(supervisor.on_input(due, Input::Woke), [release]);
+}

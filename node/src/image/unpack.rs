@@ -278,3 +278,129 @@ fn make_folder(parent: &OwnedFd, name: &OsStr) -> Result<(), UnpackError> {
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+
+    /// One entry of an archive, as hostile as a header can be.
+    struct Raw<'a> {
+        kind: tar::EntryType,
+        path: &'a str,
+        link: &'a str,
+        mode: u32,
+        size: Option<u64>,
+    }
+
+    fn raw<'a>(kind: tar::EntryType, path: &'a str, link: &'a str) -> Raw<'a> {
+        Raw { kind, path, link, mode: 0o4777, size: None }
+    }
+
+    fn file(path: &str) -> Raw<'_> {
+        raw(tar::EntryType::Regular, path, "")
+    }
+
+    fn link<'a>(path: &'a str, target: &'a str) -> Raw<'a> {
+        raw(tar::EntryType::Symlink, path, target)
+    }
+
+    /// Writes headers byte by byte: a well-meant builder would refuse most of these.
+    fn archive(entries: &[Raw<'_>]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for entry in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(entry.kind);
+            let old = header.as_old_mut();
+            old.name[..entry.path.len()].copy_from_slice(entry.path.as_bytes());
+            old.linkname[..entry.link.len()].copy_from_slice(entry.link.as_bytes());
+            header.set_mode(entry.mode);
+            header.set_uid(7);
+            header.set_gid(1 << 20);
+            header.set_mtime(0);
+            let body: &[u8] = if entry.kind == tar::EntryType::Regular { b"body" } else { b"" };
+            header.set_size(entry.size.unwrap_or(body.len() as u64));
+            header.set_cksum();
+            bytes.extend_from_slice(header.as_bytes());
+            bytes.extend_from_slice(body);
+            bytes.resize(bytes.len().next_multiple_of(512), 0);
+        }
+        bytes.resize(bytes.len() + 1024, 0);
+        bytes
+    }
+
+    /// Unpacks into a root beside a file that nothing may touch.
+    fn attempt(entries: &[Raw<'_>], limits: &UnpackLimits) -> (tempfile::TempDir, Result<(), UnpackError>) {
+        let folder = tempfile::tempdir().expect("a directory can be made");
+        let root = folder.path().join("root");
+        std::fs::create_dir(&root).expect("a folder can be made");
+        std::fs::write(folder.path().join("outside"), "untouched").expect("a file can be written");
+        let result = unpack(&archive(entries)[..], &root, limits);
+        let outside = std::fs::read_to_string(folder.path().join("outside"));
+        assert_eq!(outside.expect("it is still there"), "untouched");
+        let beside = std::fs::read_dir(folder.path()).expect("it can be read").count();
+        assert_eq!(beside, 2, "something was written beside the root");
+        (folder, result)
+    }
+
+    #[test]
+    fn hostile_archives_are_refused() {
+        use tar::EntryType as Kind;
+        let cases: [(&str, Vec<Raw<'_>>); 11] = [
+            ("a path that goes up", vec![file("../outside")]),
+            ("an absolute path", vec![file("/etc/passwd")]),
+            ("a path that goes up inside", vec![file("a/../../outside")]),
+            ("a hard link to outside", vec![raw(Kind::Link, "a", "../outside")]),
+            ("an absolute hard link", vec![raw(Kind::Link, "a", "/etc/passwd")]),
+            ("a device", vec![raw(Kind::Char, "null", "")]),
+            ("a disk", vec![raw(Kind::Block, "disk", "")]),
+            ("a named pipe", vec![raw(Kind::Fifo, "pipe", "")]),
+            ("/proc as a link", vec![link("proc", "/tmp")]),
+            ("a whiteout of the parent", vec![file("a/.wh...")]),
+            ("a whiteout of nothing", vec![file("a/.wh.")]),
+        ];
+        for (what, entries) in cases {
+            let (_, result) = attempt(&entries, &UnpackLimits::default());
+            assert!(result.is_err(), "{what} was taken");
+        }
+    }
+
+    #[test]
+    fn a_link_leads_nowhere_but_into_the_root() {
+        for target in ["..", "../..", "/", "/../.."] {
+            let entries = [link("door", target), file("door/outside")];
+            let (folder, result) = attempt(&entries, &UnpackLimits::default());
+            assert!(result.is_ok(), "{target}: {result:?}");
+            assert!(folder.path().join("root/outside").exists(), "{target} is the root itself");
+        }
+    }
+
+    #[test]
+    fn limits_hold_while_the_archive_streams() {
+        let many: Vec<Raw<'_>> = (0..4).map(|_| file("a")).collect();
+        let limits = UnpackLimits { entries: 3, bytes: 100, depth: 3, path: 20 };
+        let refused = |entries: &[Raw<'_>]| matches!(attempt(entries, &limits).1, Err(UnpackError::Limit { .. }));
+        assert!(refused(&many), "entries");
+        assert!(refused(&[file("a/b/c/d")]), "depth");
+        assert!(refused(&[file("a-name-of-more-than-twenty-bytes")]), "path");
+        assert!(refused(&[Raw { size: Some(1 << 40), ..file("bomb") }]), "bytes");
+    }
+
+    #[test]
+    fn owners_are_shifted_and_no_mode_gives_rights() {
+        let (folder, result) = attempt(&[file("a/b")], &UnpackLimits::default());
+        result.expect("it is harmless");
+        let metadata = std::fs::metadata(folder.path().join("root/a/b")).expect("it is there");
+        assert_eq!((metadata.uid(), metadata.gid()), (ID_SHIFT + 7, ID_SHIFT + 65_534));
+        assert_eq!(metadata.permissions().mode() & 0o7777, 0o777, "setuid is gone");
+    }
+
+    #[test]
+    fn a_later_entry_takes_the_place_of_an_earlier_link_and_not_of_what_it_names() {
+        let (folder, result) = attempt(&[file("target"), link("a", "target"), file("a")], &UnpackLimits::default());
+        result.expect("it is harmless");
+        let metadata = std::fs::symlink_metadata(folder.path().join("root/a")).expect("it is there");
+        assert!(metadata.is_file());
+    }
+}
