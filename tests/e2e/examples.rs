@@ -6,6 +6,7 @@ use crate::Test;
 
 pub(crate) const TESTS: &[Test] = &[
     ("the_shop_sells", the_shop_sells),
+    ("clients_of_two_contracts_run_as_they_come_from_their_registry", unmodified_clients_run),
     ("an_unmodified_web_framework_with_its_dependency_serves", a_web_framework_serves),
 ];
 
@@ -26,4 +27,15 @@ fn a_web_framework_serves() {
     daemon.apply(&repository().join("examples/web"));
     let reply = daemon.get("/web/some/path");
     assert!(reply.status == 200 && reply.body.contains("/web/some/path"), "{reply:?}");
+}
+
+fn unmodified_clients_run() {
+    let daemon = Daemon::agent();
+    daemon.apply(&repository().join("tests/functions/unmodified"));
+    let reply = daemon.get("/function/ric/x");
+    assert!(reply.status == 200 && reply.body.contains("\"ric\""), "awslambdaric: {reply:?}");
+    let reply = daemon.get("/function/ric?raise");
+    assert_eq!((reply.status, reply.header("x-hearth-error")), (502, Some("function")), "{reply:?}");
+    let reply = daemon.get("/function/framework?name=you");
+    assert_eq!((reply.status, reply.body.as_str()), (200, "Hello you\n"), "functions-framework");
 }

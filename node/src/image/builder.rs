@@ -193,6 +193,9 @@ impl Store {
     /// Returns the image under the code, captured where nothing else is named; none where a static executable needs none.
     async fn base(&self, request: &BuildRequest, progress: Progress<'_>) -> Result<Option<Digest>, BuildError> {
         let (name, what) = match (&request.base, request.runtime) {
+            // The languages of this machine are captured on first need, also when they are named.
+            (Some(name), _) if name == "python3" => (name.clone(), Capture::Python3),
+            (Some(name), _) if name == "nodejs" => (name.clone(), Capture::Nodejs),
             (Some(name), _) => {
                 return self.named(name).map(Some).ok_or_else(|| BuildError::NoBase(name.clone()));
             }
@@ -407,6 +410,9 @@ fn own_program(request: &BuildRequest) -> Option<String> {
 
 /// Returns whether what lies under the function has pip.
 fn base_is_python(request: &BuildRequest) -> bool {
+    if request.base.as_deref() == Some("python3") {
+        return true;
+    }
     match request.runtime {
         Runtime::Python3 => true,
         Runtime::Http => request.command.first().is_some_and(|program| program.starts_with("python")),

@@ -67,6 +67,25 @@ const PYTHON_SKIPPED: [&str; 8] =
 /// Bytes of the head of a compiled Python file: magic, flags, and two words that depend on the flags.
 const PYC_HEAD: usize = 16;
 
+/// Libraries that wheels for any Linux count on finding (PEP 599), and those by which the C library resolves names.
+const WHEEL_LIBRARIES: [&str; 11] = [
+    "libgcc_s.so.1",
+    "libstdc++.so.6",
+    "libm.so.6",
+    "libdl.so.2",
+    "librt.so.1",
+    "libpthread.so.0",
+    "libutil.so.1",
+    "libresolv.so.2",
+    "libnss_dns.so.2",
+    "libnss_files.so.2",
+    "libz.so.1",
+];
+
+/// Where distributions keep their libraries.
+const LIBRARY_FOLDERS: [&str; 5] =
+    ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu", "/lib64", "/usr/lib64"];
+
 /// Where the certificates of public authorities usually are.
 const CERTIFICATES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
@@ -119,6 +138,15 @@ fn python() -> Result<Captured, CaptureError> {
     if let Ok(entries) = std::fs::read_dir(&extensions) {
         for entry in entries.flatten() {
             add_libraries(&mut layer, &entry.path(), &mut libraries)?;
+        }
+    }
+    for name in WHEEL_LIBRARIES {
+        let found = LIBRARY_FOLDERS.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.exists());
+        if let Some(library) = found
+            && libraries.insert(library.clone())
+        {
+            layer.add_file(&library, &library).map_err(io_at(&library))?;
+            add_libraries(&mut layer, &library, &mut libraries)?;
         }
     }
     // Found as `python3` by whatever a function starts.
