@@ -9,6 +9,7 @@ pub mod config;
 pub mod contract;
 pub mod daemon;
 pub mod data_dir;
+mod error_chain;
 pub mod gateway;
 pub mod image;
 pub mod leader;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::autoscale::idle_limit;
-use control_plane::model::{Ending, InstanceFailure, InstanceId, Purpose, RevisionId, RevisionSpec, Runtime};
+use control_plane::model::{Ending, InstanceFailure, InstanceId, Network, Purpose, RevisionId, RevisionSpec, Runtime};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -19,6 +19,7 @@ use super::request::{self, ANSWER_MAX, HTTP_PORT, Label};
 use crate::contract::{
     Capture, Channel, EventChannel, Framed, Http, Identity, InitFailure, OutputLimits, RuntimeApi, log_queue,
 };
+use crate::error_chain;
 use crate::gateway::StartPhases;
 use crate::sandbox::{Exit, Sandbox, Signal};
 use crate::telemetry::logs::Origin;
@@ -106,10 +107,15 @@ impl Task {
     }
 
     async fn launch(&self, spec: &RevisionSpec) -> Result<Sandbox, String> {
-        let rootfs = self.means.images.rootfs(&spec.image).await.map_err(|error| describe(&error))?;
+        // On the host's network their fixed ports would be the host's, and the next instance's.
+        let has_port = matches!(spec.runtime, Runtime::Provided | Runtime::Http | Runtime::Image);
+        if spec.network == Network::Egress && has_port {
+            return Err(format!("network egress is for python3 and nodejs in this version, not for {}", spec.runtime));
+        }
+        let rootfs = self.means.images.rootfs(&spec.image).await.map_err(|error| error_chain::text(&error))?;
         let label = Label { instance: self.instance, revision: self.revision.clone(), purpose: self.purpose };
         let request = request::launch(&label, spec, rootfs);
-        self.means.sandboxes.launch(request).await.map_err(|error| describe(&error))
+        self.means.sandboxes.launch(request).await.map_err(|error| error_chain::text(&error))
     }
 
     /// Connects, waits until the instance is ready, and stays until its process has ended.
@@ -170,7 +176,7 @@ impl Task {
                 Err(InitFailure::InstanceDied) => Err(failure_of(&sandbox.wait().await)),
                 Err(InitFailure::TimedOut) => Err(InstanceFailure::InitTimeout),
                 Err(failure @ (InitFailure::Function(_) | InitFailure::Broken(_))) => {
-                    Err(InstanceFailure::Init(describe(&failure)))
+                    Err(InstanceFailure::Init(error_chain::text(&failure)))
                 }
             },
             exit = sandbox.wait() => Err(failure_of(&exit)),
@@ -286,15 +292,4 @@ fn failure_of(exit: &Exit) -> InstanceFailure {
 /// Reads the clock for lines of output.
 fn wall_clock_us() -> u64 {
     crate::clock::Clock::system().now_us()
-}
-
-/// Returns an error with everything that caused it, on one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -35,13 +35,7 @@ impl Failure {
 
     /// Returns an error with everything that caused it, on one line.
     pub(super) fn of(error: &dyn std::error::Error) -> Self {
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        Self::new(text)
+        Self::new(crate::error_chain::text(error))
     }
 
     pub(super) fn exit_code(&self) -> u8 {

@@ -102,12 +102,7 @@ fn failed(error: String, hint: Option<&str>) -> ErrorBody {
 
 /// Returns a failed build with everything that caused it, and what helps.
 fn explain(error: &BuildError) -> ErrorBody {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
+    let text = crate::error_chain::text(error);
     match error {
         BuildError::Capture(CaptureError::LanguageMissing { hint, .. }) => {
             ErrorBody { error: text, hint: Some((*hint).to_owned()), code: ErrorCode::LanguageMissing }

@@ -28,6 +28,7 @@ use super::layout::Layout;
 use super::protocol::{Answer, CgroupLimits, Request, Workload, receive, send};
 use super::seccomp::Profile;
 use super::spec::{ID_SHIFT, blank};
+use crate::error_chain;
 
 /// The name of the hidden subcommand.
 pub const SUBCOMMAND: &str = "spawner";
@@ -144,7 +145,7 @@ impl Spawner {
             .with_executor(executor)
             .validate_id()
             .and_then(|builder| builder.as_init(&folder).with_systemd(false).with_detach(true).as_sibling(true).build())
-            .map_err(|error| describe(&error))?;
+            .map_err(|error| error_chain::text(&error))?;
         let pid = container.pid().ok_or("the container has no process")?.as_raw();
         let mounts = bind::namespace(pid, "mnt").map_err(|error| error.to_string())?;
         if !is_on_host_network {
@@ -177,7 +178,7 @@ impl Spawner {
         }
         executor::send(&mut slot.control, workload).map_err(|error| error.to_string())?;
         let notify = self.layout.containers().join(name).join(NOTIFY_FILE);
-        NotifySocket::new(notify).notify_container_start().map_err(|error| describe(&error))?;
+        NotifySocket::new(notify).notify_container_start().map_err(|error| error_chain::text(&error))?;
         let slot = self.slots.remove(name).ok_or("there is no such blank sandbox")?;
         Ok(slot.control)
     }
@@ -219,15 +220,4 @@ fn loopback_up() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-/// Returns an error with everything that caused it, on one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
