@@ -213,7 +213,9 @@ impl Task {
                 (Ending::Failed(failure.clone()), Some(failure))
             }
             order = self.orders.recv() => {
-                if matches!(order, Some(Order::Stop)) {
+                // Our own bootstraps have nothing to say goodbye to: the last answer is out before an instance is stopped.
+                let may_care = !matches!(spec.runtime, Runtime::Python3 | Runtime::Nodejs);
+                if may_care && matches!(order, Some(Order::Stop)) {
                     sandbox.signal(Signal::Terminate);
                     let _ = tokio::time::timeout(STOP_GRACE, sandbox.wait()).await;
                 }
