@@ -18,6 +18,9 @@ const START_MAX: Duration = Duration::from_secs(60);
 /// How long a daemon may take to end after SIGTERM.
 const STOP_MAX: Duration = Duration::from_secs(60);
 
+/// How long the instances of a test may take to end with it.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+
 /// How long one request may take.
 const REQUEST_MAX: Duration = Duration::from_secs(60);
 
@@ -252,6 +255,10 @@ impl Drop for Daemon {
         }
         // Instances outlive an agent on purpose; a test leaves none behind.
         let _ = self.hearth(&["delete", "--all", "--yes"]);
+        let start = std::time::Instant::now();
+        while !self.hearth(&["get", "instances", "-o", "name"]).stdout.is_empty() && start.elapsed() < DRAIN_MAX {
+            std::thread::sleep(Duration::from_millis(20)); // between two looks
+        }
         let Some(mut child) = self.child.take() else { return };
         let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
         let start = std::time::Instant::now();
