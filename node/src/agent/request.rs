@@ -16,6 +16,9 @@ pub(super) const RUNTIME_API_PORT: u16 = 9001;
 /// The longest answer of a handler, in bytes: Lambda's own limit.
 pub(super) const ANSWER_MAX: usize = 6 << 20;
 
+/// What runs Python handlers, inside a sandbox.
+const PYTHON_BOOTSTRAP: &str = "/opt/hearth/bootstrap.py";
+
 /// Where the code lies inside a sandbox.
 const TASK_ROOT: &str = "/var/task";
 
@@ -86,19 +89,11 @@ pub(super) fn launch(label: &Label, spec: &RevisionSpec, rootfs: Rootfs) -> sand
     };
     let uses_frames = matches!(spec.runtime, Runtime::Python3 | Runtime::Nodejs);
     let uses_runtime_api = matches!(spec.runtime, Runtime::Provided | Runtime::Image);
-    let start = match spec.runtime {
-        Runtime::Python3 => sandbox::Start::Zygote,
-        Runtime::Nodejs | Runtime::Provided | Runtime::Http | Runtime::Image => sandbox::Start::Exec,
-    };
+    let env = environment(label, spec, &config.env);
+    let start = start(spec, &rootfs, &argv, &env);
     sandbox::LaunchRequest {
         id: label.instance.to_string(),
-        process: sandbox::Process {
-            argv,
-            env: environment(label, spec, &config.env),
-            cwd,
-            uid: spec.user,
-            gid: spec.user,
-        },
+        process: sandbox::Process { argv, env, cwd, uid: spec.user, gid: spec.user },
         layers: rootfs.layers,
         limits: sandbox::Limits {
             memory_bytes: spec.resources.memory.0,
@@ -115,6 +110,27 @@ pub(super) fn launch(label: &Label, spec: &RevisionSpec, rootfs: Rootfs) -> sand
         start,
         label: label.write(),
     }
+}
+
+/// Returns how an instance's process comes to be: by a fork where nothing about it asks for an interpreter of its own.
+fn start(spec: &RevisionSpec, rootfs: &Rootfs, argv: &[String], env: &[(String, String)]) -> sandbox::Start {
+    let [interpreter, script] = argv else { return sandbox::Start::Exec };
+    let is_bootstrap = spec.runtime == Runtime::Python3 && script == PYTHON_BOOTSTRAP;
+    let is_alone = spec.network == Network::None;
+    match rootfs.captured.first() {
+        Some(layer) if is_bootstrap && is_alone && !env.iter().any(|(name, value)| needs_exec(name, value)) => {
+            sandbox::Start::Zygote(sandbox::ZygoteSpec { layer: layer.clone(), interpreter: interpreter.clone() })
+        }
+        _ => sandbox::Start::Exec,
+    }
+}
+
+/// Returns whether a variable has an effect only on an interpreter that is executed with it.
+fn needs_exec(name: &str, value: &str) -> bool {
+    let is_read_at_start =
+        ["PYTHON", "LD_", "LC_", "MALLOC_", "GLIBC_"].iter().any(|prefix| name.starts_with(prefix)) || name == "LANG";
+    // These two are followed by a fork as well.
+    is_read_at_start && name != "PYTHONPATH" && !(name == "LANG" && value == "C.UTF-8")
 }
 
 /// Returns the environment: what the image says, what the contract defines, what the user sets, each over the one before.

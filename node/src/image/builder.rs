@@ -230,6 +230,7 @@ impl Store {
             }
             let Captured { layer, program } = gather(&what)?;
             let (digest, _) = store.put_layer(&layer)?;
+            store.mark_captured(&digest)?;
             let folder = program.parent().unwrap_or(Path::new("/usr/bin")).display();
             let path = format!("PATH={folder}:/opt/python/bin:/usr/local/bin:/usr/bin:/bin");
             let execution = Execution {

@@ -53,6 +53,8 @@ struct Index {
     names: BTreeMap<String, String>,
     /// What was made from what.
     built: BTreeMap<String, String>,
+    /// Layers that were captured from this machine.
+    captured: BTreeSet<String>,
 }
 
 /// The root of an image, unpacked.
@@ -60,6 +62,8 @@ struct Index {
 pub struct Rootfs {
     /// Its layers as directories, lowest first.
     pub layers: Vec<PathBuf>,
+    /// Those of them that were captured from this machine: they hold nobody's code but its own.
+    pub captured: Vec<PathBuf>,
     /// What it runs.
     pub config: ImageConfig,
 }
@@ -153,10 +157,14 @@ impl Store {
     pub async fn rootfs(&self, image: &Digest) -> Result<Rootfs, RootfsError> {
         let unreadable = |source| RootfsError::Unreadable { image: *image, source };
         let (manifest, config) = self.image(image).map_err(unreadable)?;
-        let mut layers = Vec::new();
+        let (mut layers, mut captured) = (Vec::new(), Vec::new());
         for descriptor in &manifest.layers {
             let digest: Digest = descriptor.digest.parse().map_err(|error| unreadable(io::Error::other(error)))?;
-            layers.push(self.unpacked(&digest).await.map_err(|source| RootfsError::Layer { image: *image, source })?);
+            let path = self.unpacked(&digest).await.map_err(|source| RootfsError::Layer { image: *image, source })?;
+            if self.index().captured.contains(&descriptor.digest) {
+                captured.push(path.clone());
+            }
+            layers.push(path);
         }
         let execution = config.config;
         let config = ImageConfig {
@@ -165,7 +173,7 @@ impl Store {
             env: execution.env.unwrap_or_default(),
             working_dir: execution.working_dir,
         };
-        Ok(Rootfs { layers, config })
+        Ok(Rootfs { layers, captured, config })
     }
 
     /// Returns a layer as a directory.
@@ -230,6 +238,7 @@ impl Store {
             let parts = manifest.layers.iter().chain([&manifest.config]);
             needed.extend(parts.filter_map(|part| part.digest.parse::<Digest>().ok()));
         }
+        index.captured.retain(|layer| layer.parse().is_ok_and(|digest| needed.contains(&digest)));
         index.built.retain(|_, made| made.parse().is_ok_and(|digest| needed.contains(&digest)));
         self.write_index(&index)?;
         for (digest, size) in self.0.blobs.list()? {
@@ -255,6 +264,13 @@ impl Store {
     fn name(&self, name: &str, image: Digest) -> io::Result<()> {
         let mut index = self.index();
         index.names.insert(name.to_owned(), image.to_string());
+        self.write_index(&index)
+    }
+
+    /// Notes that a layer was captured from this machine.
+    fn mark_captured(&self, layer: &Digest) -> io::Result<()> {
+        let mut index = self.index();
+        index.captured.insert(layer.to_string());
         self.write_index(&index)
     }
 

@@ -141,6 +141,24 @@ impl Cgroup {
         list.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
+    /// Opens what another process writes to in order to join them, in every hierarchy that has them.
+    pub(super) fn doors(&self) -> io::Result<Vec<fs::File>> {
+        let hierarchies = match self.version {
+            Version::One => {
+                fs::read_dir(MOUNT)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?
+            }
+            Version::Two => vec![PathBuf::from(MOUNT)],
+        };
+        hierarchies
+            .into_iter()
+            // A hierarchy of several controllers has a link for each.
+            .filter(|hierarchy| !hierarchy.is_symlink())
+            .map(|hierarchy| hierarchy.join(&self.path).join("cgroup.procs"))
+            .filter(|door| door.exists())
+            .map(|door| fs::OpenOptions::new().write(true).open(door))
+            .collect()
+    }
+
     /// Removes the cgroups; their processes must have ended.
     pub(super) fn remove(&self) {
         let hierarchies = match self.version {

@@ -20,6 +20,12 @@ const SKELETON: [(&str, &str); 5] = [
 /// Directories that every sandbox has.
 const SKELETON_FOLDERS: [&str; 8] = ["proc", "sys", "dev", "tmp", "run", "etc", "var", "var/task"];
 
+/// What a zygote runs, in a layer of its own.
+const ZYGOTE: [(&str, &str); 2] = [
+    ("opt/hearth/zygote.py", include_str!("../../languages/python3/zygote.py")),
+    ("opt/hearth/bootstrap.py", include_str!("../../languages/python3/bootstrap.py")),
+];
+
 /// Files of the host that a sandbox on the host's network sees.
 const NETWORK_FILES: [&str; 2] = ["etc/resolv.conf", "etc/hosts"];
 
@@ -50,6 +56,10 @@ impl Layout {
         }
         for (file, text) in SKELETON {
             fs::write(self.skeleton().join(file), text)?;
+        }
+        fs::create_dir_all(self.zygote().join("opt/hearth"))?;
+        for (file, text) in ZYGOTE {
+            fs::write(self.zygote().join(file), text)?;
         }
         fs::create_dir_all(self.host_network().join("etc"))?;
         for file in NETWORK_FILES {
@@ -83,6 +93,11 @@ impl Layout {
     /// The lowest layer of every root.
     pub(super) fn skeleton(&self) -> PathBuf {
         self.0.join("skeleton")
+    }
+
+    /// The uppermost layer of a zygote's root.
+    pub(super) fn zygote(&self) -> PathBuf {
+        self.0.join("zygote")
     }
 
     /// The uppermost layer of roots on the host's network.

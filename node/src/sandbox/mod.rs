@@ -101,12 +101,25 @@ pub enum Network {
 }
 
 /// How a sandbox's process comes to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
     /// By executing its program.
     Exec,
-    /// By a fork of a warmed Python interpreter where there is one, else by executing.
-    Zygote,
+    /// By a fork of a warmed Python interpreter where there is one, else by executing; one is kept from the first such
+    /// request on.
+    Zygote(ZygoteSpec),
+}
+
+/// A Python interpreter that is kept warm outside all sandboxes, to be forked into them.
+///
+/// It runs as root outside of any sandbox: its layer must be one that was captured from this machine, whose code root
+/// trusts anyway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZygoteSpec {
+    /// The directory that is its root, with the interpreter and its standard library in it.
+    pub layer: PathBuf,
+    /// The interpreter's path below that.
+    pub interpreter: String,
 }
 
 /// A signal that ends a process.

@@ -12,6 +12,9 @@ use tokio::sync::watch;
 use super::cgroup::Cgroup;
 use super::{ExitWatch, Signal};
 
+/// What is added to the number of the signal that ended a process to make an exit code of it, as shells have it.
+pub(super) const SIGNALLED: i32 = 128;
+
 /// How a sandbox's process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
@@ -55,7 +58,9 @@ pub(super) struct Process {
 
 impl Process {
     /// Watches a process; its cgroups tell whether it ran out of memory.
-    pub(super) fn watch(pid: i32, cgroup: Cgroup, known: Known) -> io::Result<Self> {
+    ///
+    /// A reaper ends as its child did: by a signal with the code that shells have for it, as an init cannot end by one itself.
+    pub(super) fn watch(pid: i32, is_reaper: bool, cgroup: Cgroup, known: Known) -> io::Result<Self> {
         let pidfd = open(pid)?;
         // SAFETY: the duplicate is owned by the registration and stays open as long as that.
         let waiting = unsafe { AsyncFd::register(pidfd.try_clone()?) }?;
@@ -65,6 +70,9 @@ impl Process {
             // An error here means that the reactor is gone, and with it everybody who could wait.
             if waiting.readable().await.is_ok() {
                 let mut ended = status(waiting.get_ref());
+                if let (true, Some(code)) = (is_reaper, ended.code.filter(|code| *code > SIGNALLED)) {
+                    (ended.code, ended.signal) = (None, Some(code - SIGNALLED));
+                }
                 known.remove(pid);
                 ended.out_of_memory = cgroup.has_run_out_of_memory();
                 told.send_replace(Some(ended));

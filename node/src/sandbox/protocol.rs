@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
 
+use super::ZygoteSpec;
+
 /// The longest message, in bytes; environments are bounded well below it.
 pub(super) const MESSAGE_MAX: usize = 256 * 1024;
 
@@ -38,6 +40,18 @@ pub(super) enum Request {
         limits: CgroupLimits,
         /// What its process is.
         workload: Workload,
+        /// Whether the fork of the zygote that waits in it becomes the process, instead of an execution.
+        is_fork: bool,
+    },
+    /// Start warming up a zygote, in place of the one before.
+    StartZygote {
+        /// Which.
+        spec: ZygoteSpec,
+    },
+    /// Let the zygote fork into a blank sandbox.
+    Attach {
+        /// The blank sandbox.
+        slot: String,
     },
 }
 
@@ -49,8 +63,10 @@ pub(super) enum Answer {
         /// Its init, a child of the daemon.
         pid: i32,
     },
-    /// The process was told to start.
-    Started,
+    /// It was done. After a start, the descriptor on which the process would tell a failure comes with this.
+    Done,
+    /// The zygote is not warm yet; nothing was done.
+    NotReady,
     /// It could not be done; nothing of it is left.
     Failed {
         /// Why.
@@ -76,6 +92,27 @@ pub(super) struct Workload {
     pub(super) gid: u32,
     /// Whether descriptor 3 is the listening socket of the channel.
     pub(super) has_channel: bool,
+}
+
+/// What the init of a sandbox becomes once it is started.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Role {
+    /// The function.
+    Program {
+        /// What it is.
+        workload: Workload,
+        /// A child that was told to end, as the sandbox sees it; to be reaped first.
+        dismissed: Option<i32>,
+    },
+    /// The parent of the function, which was forked into the sandbox; it ends with it and as it does.
+    Reaper {
+        /// The function, as the sandbox sees it.
+        child: i32,
+        /// The user inside the sandbox.
+        uid: u32,
+        /// The group inside the sandbox.
+        gid: u32,
+    },
 }
 
 /// Sends one message with descriptors beside it.

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "a filter is handed to the kernel by its address")]
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::io;
 
 use seccompiler::{
@@ -103,6 +104,25 @@ impl Profile {
         )?
         .try_into()?;
         Ok(Self { allowed, unknown })
+    }
+
+    /// Returns its programs as the kernel takes them, in hexadecimal digits, in the order in which they are to be loaded.
+    pub(super) fn programs(&self) -> Vec<String> {
+        let digits = |program: &BpfProgram| {
+            let mut text = String::with_capacity(program.len() * 16);
+            for instruction in program {
+                let bytes = [
+                    &instruction.code.to_ne_bytes()[..],
+                    &[instruction.jt, instruction.jf],
+                    &instruction.k.to_ne_bytes(),
+                ];
+                for byte in bytes.concat() {
+                    let _ = write!(text, "{byte:02x}");
+                }
+            }
+            text
+        };
+        [&self.allowed, &self.unknown].map(digits).into()
     }
 
     /// Puts the calling thread under the profile, for ever; needs `no_new_privs`.

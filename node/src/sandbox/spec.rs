@@ -77,7 +77,7 @@ pub(super) fn blank(slot: &str, cgroup: &str, is_on_host_network: bool) -> Value
 }
 
 /// Returns the most open files this process may give away: a hard limit cannot be raised without a capability.
-fn files_max() -> u64 {
+pub(super) fn files_max() -> u64 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.maximum.map_or(FILES_MAX, |maximum| maximum.min(FILES_MAX))
 }

@@ -85,7 +85,22 @@ fn attach(root: &OwnedFd, temporary: &OwnedFd, has_sys: bool) -> Result<(), Bind
         }
     }
     move_mount(temporary, "/newroot/tmp").map_err(|source| BindError { step: "/tmp could not be attached", source })?;
-    let (new_root, here) = (path("/newroot"), path("."));
+    pivot("/newroot")
+}
+
+/// Makes `root` the root of the calling process, in a mount namespace of its own; `at` is where it is mounted on the way.
+pub(super) fn enter_root(root: &OwnedFd, at: &str) -> Result<(), BindError> {
+    // SAFETY: unshare takes an integer; the process has one thread.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+        return Err(last("a mount namespace could not be made"));
+    }
+    move_mount(root, at).map_err(|source| BindError { step: "the root could not be attached", source })?;
+    pivot(at)
+}
+
+/// Makes a mount the root of its mount namespace, and takes away what was the root before.
+fn pivot(new_root: &str) -> Result<(), BindError> {
+    let (new_root, here) = (path(new_root), path("."));
     // SAFETY: the paths are zero-terminated and outlive the calls; pivoting "." onto "." is what pivot_root(2) describes,
     // and the old root that ends up on top is unmounted right away.
     unsafe {
@@ -129,4 +144,10 @@ fn last(step: &'static str) -> BindError {
 /// Opens a namespace of a process.
 pub(super) fn namespace(process: impl std::fmt::Display, kind: &str) -> io::Result<File> {
     File::open(Path::new("/proc").join(process.to_string()).join("ns").join(kind))
+}
+
+/// Opens a descriptor that stands for a process and its namespaces.
+pub(super) fn pidfd(pid: i32) -> io::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid).ok_or_else(|| io::Error::other("no process has this number"))?;
+    Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
 }

@@ -5,6 +5,7 @@
 //! executes the function.
 #![expect(unsafe_code, reason = "raw descriptors are inherited across the fork, and a new program is executed")]
 
+use std::convert::Infallible;
 use std::ffi::{CString, NulError};
 use std::io::{self, Read, Write};
 use std::os::fd::{FromRawFd, RawFd};
@@ -12,9 +13,12 @@ use std::os::unix::net::UnixStream;
 
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
-use nix::unistd::{Gid, Uid};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Gid, Pid, Uid};
+use serde::Serialize;
 
-use crate::sandbox::protocol::{MESSAGE_MAX, Workload};
+use crate::sandbox::process::SIGNALLED;
+use crate::sandbox::protocol::{MESSAGE_MAX, Role, Workload};
 use crate::sandbox::seccomp::Profile;
 
 /// The descriptor of the channel inside a sandbox.
@@ -38,7 +42,12 @@ impl Executor for LateBinding {
     fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
         // SAFETY: the descriptor was opened for this executor before the fork, and nothing else in this process uses it.
         let mut control = unsafe { UnixStream::from_raw_fd(self.control) };
-        let error = match self.become_workload(&mut control) {
+        let result = match receive(&mut control) {
+            Ok(Role::Program { workload, dismissed }) => self.become_workload(&workload, dismissed),
+            Ok(Role::Reaper { child, uid, gid }) => self.reap(Pid::from_raw(child), uid, gid),
+            Err(error) => Err(BecomeError::Unbound(error)),
+        };
+        let error = match result {
             Ok(never) => match never {},
             Err(error) => error,
         };
@@ -70,24 +79,23 @@ enum BecomeError {
 }
 
 impl LateBinding {
-    fn become_workload(&self, control: &mut UnixStream) -> Result<std::convert::Infallible, BecomeError> {
-        let workload = receive(control).map_err(BecomeError::Unbound)?;
+    /// Becomes the function by executing it.
+    fn become_workload(&self, workload: &Workload, dismissed: Option<i32>) -> Result<Infallible, BecomeError> {
         let step = |step| move |source: io::Error| BecomeError::Step { step, source };
         let errno = |name| move |source: nix::Error| BecomeError::Step { step: name, source: source.into() };
+        if let Some(child) = dismissed {
+            // The function is to find no child that it did not make.
+            waitpid(Pid::from_raw(child), None).map_err(errno("a fork that was not needed did not end"))?;
+        }
         if workload.has_channel {
             // SAFETY: dup2 touches descriptor numbers only; the copy does not close at exec, which is the point.
             if unsafe { libc::dup2(self.channel, CHANNEL_FD) } < 0 {
                 return Err(step("the channel could not be handed over")(io::Error::last_os_error()));
             }
         }
-        nix::unistd::setgroups(&[]).map_err(errno("groups could not be left"))?;
-        let (uid, gid) = (Uid::from_raw(workload.uid), Gid::from_raw(workload.gid));
-        nix::unistd::setresgid(gid, gid, gid).map_err(errno("the group could not be taken"))?;
-        drop_bounding_set().map_err(step("the bounding set could not be emptied"))?;
-        nix::unistd::setresuid(uid, uid, uid).map_err(errno("the user could not be taken"))?;
-        drop_capabilities().map_err(step("capabilities could not be dropped"))?;
+        confine(workload.uid, workload.gid)?;
         nix::unistd::chdir(workload.cwd.as_str()).map_err(errno("the working directory could not be entered"))?;
-        let program = CString::new(find(&workload))?;
+        let program = CString::new(find(workload))?;
         let argv: Vec<CString> =
             workload.argv.iter().map(|word| CString::new(word.as_str())).collect::<Result<_, _>>()?;
         let env: Vec<CString> = workload
@@ -99,10 +107,43 @@ impl LateBinding {
         nix::unistd::execve(&program, &argv, &env)
             .map_err(|source| BecomeError::Exec { program: program.to_string_lossy().into_owned(), source })
     }
+
+    /// Waits for a child, and for whatever is orphaned meanwhile, and ends as the child did.
+    fn reap(&self, child: Pid, uid: u32, gid: u32) -> Result<Infallible, BecomeError> {
+        let step = |step| move |source: io::Error| BecomeError::Step { step, source };
+        let errno = |name| move |source: nix::Error| BecomeError::Step { step: name, source: source.into() };
+        // Nothing is executed here that would close them: above all the channel, and what belongs to other sandboxes.
+        // SAFETY: no descriptor above 2 is used from here on; the one that `control` owns is closed before its owner knows,
+        // and this process ends without dropping it.
+        if unsafe { libc::close_range(CHANNEL_FD.unsigned_abs(), libc::c_uint::MAX, 0) } != 0 {
+            return Err(step("descriptors could not be closed")(io::Error::last_os_error()));
+        }
+        confine(uid, gid)?;
+        self.profile.load().map_err(step("the system call filter could not be loaded"))?;
+        loop {
+            match waitpid(None, None).map_err(errno("there is nothing to wait for"))? {
+                WaitStatus::Exited(pid, code) if pid == child => std::process::exit(code),
+                WaitStatus::Signaled(pid, signal, _) if pid == child => std::process::exit(SIGNALLED + signal as i32),
+                _ => {}
+            }
+        }
+    }
 }
 
-/// Reads the length and the JSON of a workload.
-fn receive(control: &mut UnixStream) -> io::Result<Workload> {
+/// Gives up every privilege and takes on a user and a group.
+fn confine(uid: u32, gid: u32) -> Result<(), BecomeError> {
+    let step = |step| move |source: io::Error| BecomeError::Step { step, source };
+    let errno = |name| move |source: nix::Error| BecomeError::Step { step: name, source: source.into() };
+    nix::unistd::setgroups(&[]).map_err(errno("groups could not be left"))?;
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    nix::unistd::setresgid(gid, gid, gid).map_err(errno("the group could not be taken"))?;
+    drop_bounding_set().map_err(step("the bounding set could not be emptied"))?;
+    nix::unistd::setresuid(uid, uid, uid).map_err(errno("the user could not be taken"))?;
+    drop_capabilities().map_err(step("capabilities could not be dropped"))
+}
+
+/// Reads the length and the JSON of a role.
+fn receive(control: &mut UnixStream) -> io::Result<Role> {
     let mut length = [0; 4];
     control.read_exact(&mut length)?;
     let length = usize::try_from(u32::from_le_bytes(length)).map_err(io::Error::other)?;
@@ -114,9 +155,9 @@ fn receive(control: &mut UnixStream) -> io::Result<Workload> {
     Ok(serde_json::from_slice(&bytes)?)
 }
 
-/// Sends a workload to a [`LateBinding`].
-pub(super) fn send(control: &mut UnixStream, workload: &Workload) -> io::Result<()> {
-    let bytes = serde_json::to_vec(workload)?;
+/// Sends a role to a [`LateBinding`], or a workload to a guest.
+pub(super) fn send(control: &mut UnixStream, message: &impl Serialize) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
     let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
     control.write_all(&[&length.to_le_bytes()[..], &bytes].concat())
 }

@@ -7,11 +7,13 @@
 
 mod bind;
 mod executor;
+mod guest;
+mod zygote;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -23,9 +25,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use self::executor::LateBinding;
+use self::guest::{Guest, Room};
+use self::zygote::Zygote;
 use super::cgroup::{Cgroup, Version, version};
 use super::layout::Layout;
-use super::protocol::{Answer, CgroupLimits, Request, Workload, receive, send};
+use super::protocol::{Answer, CgroupLimits, Request, Role, Workload, receive, send};
 use super::seccomp::Profile;
 use super::spec::{ID_SHIFT, blank};
 use crate::error_chain;
@@ -65,6 +69,7 @@ struct Spawner {
     home: File,
     home_network: File,
     slots: BTreeMap<String, Slot>,
+    zygote: Option<Zygote>,
 }
 
 /// A blank sandbox.
@@ -73,6 +78,17 @@ struct Slot {
     control: UnixStream,
     mounts: File,
     has_sys: bool,
+    room: Room,
+    guest: Option<Guest>,
+}
+
+/// What is to become of a blank sandbox.
+struct Start {
+    layers: Vec<PathBuf>,
+    tmp_bytes: u64,
+    limits: CgroupLimits,
+    workload: Workload,
+    is_fork: bool,
 }
 
 impl Spawner {
@@ -89,6 +105,7 @@ impl Spawner {
             home: bind::namespace("self", "mnt")?,
             home_network: bind::namespace("self", "net")?,
             slots: BTreeMap::new(),
+            zygote: None,
         })
     }
 
@@ -96,29 +113,55 @@ impl Spawner {
     fn run(&mut self) -> io::Result<()> {
         let socket = io::stdin().as_fd().try_clone_to_owned()?;
         while let Some((request, _)) = receive::<Request>(socket.as_fd())? {
-            match request {
-                Request::Fill { slot, is_on_host_network } => match self.fill(&slot, is_on_host_network) {
-                    Ok(pid) => send(socket.as_fd(), &Answer::Filled { pid }, &[])?,
-                    Err(reason) => {
-                        self.layout.remove(&slot);
-                        send(socket.as_fd(), &Answer::Failed { reason }, &[])?;
-                    }
-                },
-                Request::Start { slot, layers, tmp_bytes, limits, workload } => {
-                    match self.start(&slot, &layers, tmp_bytes, &limits, &workload) {
-                        Ok(control) => send(socket.as_fd(), &Answer::Started, &[control.as_raw_fd()])?,
-                        Err(reason) => {
-                            if let Some(slot) = self.slots.remove(&slot) {
-                                // It is the daemon's child, and waits for a start that will not come.
-                                let _ = kill(Pid::from_raw(slot.pid), Signal::SIGKILL);
-                            }
-                            send(socket.as_fd(), &Answer::Failed { reason }, &[])?;
-                        }
-                    }
-                }
-            }
+            let (answer, descriptor) = self.answer(request);
+            let descriptors: Vec<RawFd> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
+            send(socket.as_fd(), &answer, &descriptors)?;
         }
         Ok(())
+    }
+
+    fn answer(&mut self, request: Request) -> (Answer, Option<UnixStream>) {
+        let result = match request {
+            Request::Fill { slot, is_on_host_network } => self
+                .fill(&slot, is_on_host_network)
+                .map(|pid| (Answer::Filled { pid }, None))
+                .inspect_err(|_| self.layout.remove(&slot)),
+            Request::Start { slot, layers, tmp_bytes, limits, workload, is_fork } => {
+                let start = Start { layers, tmp_bytes, limits, workload, is_fork };
+                let control = self.start(&slot, &start).inspect_err(|_| {
+                    if let Some(slot) = self.slots.remove(&slot) {
+                        // It is the daemon's child, and waits for a start that will not come.
+                        let _ = kill(Pid::from_raw(slot.pid), Signal::SIGKILL);
+                    }
+                });
+                control.map(|control| (Answer::Done, Some(control)))
+            }
+            Request::StartZygote { spec } => {
+                // The one before ends first: two of them would be a waste.
+                self.zygote = None;
+                Zygote::start(&self.layout, &spec, &self.profile).map(|zygote| {
+                    self.zygote = Some(zygote);
+                    (Answer::Done, None)
+                })
+            }
+            Request::Attach { slot } => self.attach(&slot).map(|answer| (answer, None)).inspect_err(|_| {
+                self.zygote = None;
+                self.slots.remove(&slot);
+            }),
+        };
+        result.unwrap_or_else(|reason| (Answer::Failed { reason }, None))
+    }
+
+    /// Lets the zygote fork into a blank sandbox, if it is warm.
+    fn attach(&mut self, name: &str) -> Result<Answer, String> {
+        let zygote = self.zygote.as_mut().ok_or("there is no zygote")?;
+        let slot = self.slots.get_mut(name).ok_or("there is no such blank sandbox")?;
+        if !zygote.is_warm().map_err(|error| error.to_string())? {
+            return Ok(Answer::NotReady);
+        }
+        let cgroup = Cgroup::new(self.version, &format!("/{}/{name}", self.cgroup_parent));
+        slot.guest = Some(Guest::invite(zygote, slot.pid, &slot.room, &cgroup).map_err(|error| error.to_string())?);
+        Ok(Answer::Done)
     }
 
     fn fill(&mut self, name: &str, is_on_host_network: bool) -> Result<i32, String> {
@@ -133,6 +176,7 @@ impl Spawner {
             Ok((output(&folder, "stdout")?, output(&folder, "stderr")?, listen(&folder)?, mine, theirs))
         };
         let (stdout, stderr, channel, mine, theirs) = prepare().map_err(|error| error.to_string())?;
+        let copy = |descriptor: &OwnedFd| descriptor.try_clone().map_err(|error| error.to_string());
         let executor =
             LateBinding { control: theirs.as_raw_fd(), channel: channel.as_raw_fd(), profile: self.profile.clone() };
         let null = File::open("/dev/null").map_err(|error| error.to_string())?;
@@ -140,8 +184,8 @@ impl Spawner {
             .with_root_path(self.layout.containers())
             .map_err(|error| error.to_string())?
             .with_stdin(null)
-            .with_stdout(stdout)
-            .with_stderr(stderr)
+            .with_stdout(copy(&stdout)?)
+            .with_stderr(copy(&stderr)?)
             .with_executor(executor)
             .validate_id()
             .and_then(|builder| builder.as_init(&folder).with_systemd(false).with_detach(true).as_sibling(true).build())
@@ -151,21 +195,18 @@ impl Spawner {
         if !is_on_host_network {
             self.bring_loopback_up(pid).map_err(|error| format!("the loopback interface: {error}"))?;
         }
-        self.slots.insert(name.to_owned(), Slot { pid, control: mine, mounts, has_sys: !is_on_host_network });
+        let room = Room { stdout, stderr, channel };
+        let has_sys = !is_on_host_network;
+        self.slots.insert(name.to_owned(), Slot { pid, control: mine, mounts, has_sys, room, guest: None });
         Ok(pid)
     }
 
-    fn start(
-        &mut self,
-        name: &str,
-        layers: &[PathBuf],
-        tmp_bytes: u64,
-        limits: &CgroupLimits,
-        workload: &Workload,
-    ) -> Result<UnixStream, String> {
+    /// Starts a blank sandbox and returns where its process would tell why it does not begin.
+    fn start(&mut self, name: &str, start: &Start) -> Result<UnixStream, String> {
         let slot = self.slots.get_mut(name).ok_or("there is no such blank sandbox")?;
+        let Start { layers, tmp_bytes, limits, workload, is_fork } = start;
         let root = bind::overlay(layers).map_err(|error| error.to_string())?;
-        let temporary = bind::temporary(tmp_bytes).map_err(|error| error.to_string())?;
+        let temporary = bind::temporary(*tmp_bytes).map_err(|error| error.to_string())?;
         bind::bind_root(&slot.mounts, &self.home, &root, &temporary, slot.has_sys)
             .map_err(|error| error.to_string())?;
         Cgroup::new(self.version, &format!("/{}/{name}", self.cgroup_parent))
@@ -176,11 +217,17 @@ impl Spawner {
             // So that a function may open /dev/stdout again.
             chown(self.layout.slot(name).join(output), Some(owner), Some(owner)).map_err(|error| error.to_string())?;
         }
-        executor::send(&mut slot.control, workload).map_err(|error| error.to_string())?;
+        let mut slot = self.slots.remove(name).ok_or("there is no such blank sandbox")?;
+        let begun = slot.begin(workload, *is_fork).map_err(|error| error.to_string());
         let notify = self.layout.containers().join(name).join(NOTIFY_FILE);
-        NotifySocket::new(notify).notify_container_start().map_err(|error| error_chain::text(&error))?;
-        let slot = self.slots.remove(name).ok_or("there is no such blank sandbox")?;
-        Ok(slot.control)
+        let told = begun.and_then(|teller| {
+            NotifySocket::new(notify).notify_container_start().map_err(|error| error_chain::text(&error))?;
+            Ok(teller.unwrap_or(slot.control))
+        });
+        told.inspect_err(|_| {
+            // It is the daemon's child, and waits for a start that will not come.
+            let _ = kill(Pid::from_raw(slot.pid), Signal::SIGKILL);
+        })
     }
 
     /// Brings up `lo` in the network namespace of a process.
@@ -190,6 +237,24 @@ impl Spawner {
         let result = loopback_up();
         nix::sched::setns(&self.home_network, nix::sched::CloneFlags::CLONE_NEWNET)?;
         result
+    }
+}
+
+impl Slot {
+    /// Says who becomes the function: the guest, which tells a failure on the socket that is returned, or the init itself.
+    fn begin(&mut self, workload: &Workload, is_fork: bool) -> io::Result<Option<UnixStream>> {
+        let (role, teller) = match self.guest.take() {
+            Some(guest) if is_fork => {
+                let role = Role::Reaper { child: guest.pid, uid: workload.uid, gid: workload.gid };
+                (role, Some(guest.become_workload(workload)?))
+            }
+            guest => {
+                let dismissed = guest.map(Guest::dismiss).transpose()?;
+                (Role::Program { workload: workload.clone(), dismissed }, None)
+            }
+        };
+        executor::send(&mut self.control, &role)?;
+        Ok(teller)
     }
 }
 
