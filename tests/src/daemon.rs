@@ -33,17 +33,31 @@ pub fn repository() -> &'static Path {
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--locked", "--package", "node", "--bin", "hearth"]).current_dir(repository());
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
-        let status = cargo.status().expect("cargo is there, it built this test");
-        assert!(status.success(), "hearth does not build");
-        let tests = std::env::current_exe().expect("a process knows its executable");
-        let profile = tests.parent().and_then(Path::parent).expect("tests lie in deps below their profile");
-        profile.join("hearth")
+        build(&["--package", "node", "--bin", "hearth"]);
+        profile().join("hearth")
     })
+}
+
+/// Builds an example of this package, in the profile of these tests, and returns where it is.
+pub fn example(name: &str) -> PathBuf {
+    build(&["--package", "tests", "--example", name]);
+    profile().join("examples").join(name)
+}
+
+fn build(what: &[&str]) {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--locked"]).args(what).current_dir(repository());
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    let status = cargo.status().expect("cargo is there, it built this test");
+    assert!(status.success(), "{what:?} does not build");
+}
+
+/// Returns where what is built in the profile of these tests lies.
+fn profile() -> PathBuf {
+    let tests = std::env::current_exe().expect("a process knows its executable");
+    tests.parent().and_then(Path::parent).expect("tests lie in deps below their profile").to_path_buf()
 }
 
 /// Runs one command against no daemon in particular and returns what it said.
@@ -221,6 +235,13 @@ impl Daemon {
     /// Waits until no instance is left.
     pub fn wait_for_zero(&self, limit: Duration) {
         eventually("every instance is gone", limit, || self.instances().is_empty().then_some(()));
+    }
+
+    /// Waits until no instance of a function is left.
+    pub fn wait_for_zero_of(&self, function: &str, limit: Duration) {
+        eventually("every instance of the function is gone", limit, || {
+            self.instances().iter().all(|instance| instance["function"] != function).then_some(())
+        });
     }
 
     /// Sends a signal to the daemon alone.

@@ -11,6 +11,7 @@ const CALL_MAX: Duration = Duration::from_secs(30);
 /// A load that runs until it is stopped, or until its bound.
 #[derive(Debug)]
 pub struct Load {
+    start: Instant,
     stop: Arc<AtomicBool>,
     outcomes: Arc<Mutex<Vec<Outcome>>>,
     pacer: Option<JoinHandle<()>>,
@@ -28,12 +29,19 @@ struct Outcome {
 pub struct LoadReport {
     /// Calls that were answered with status 200.
     pub succeeded: usize,
-    /// What went wrong with each of the others, and how far into the load.
-    pub failed: Vec<String>,
+    /// What went wrong with each of the others, and how far into the load it began.
+    pub failed: Vec<(Duration, String)>,
     /// The longest that an answered call took.
     pub slowest: Duration,
     /// The bodies of answered calls, in the order in which the calls began.
     pub bodies: Vec<String>,
+}
+
+impl LoadReport {
+    /// Returns what went wrong with calls that began that far into the load or later.
+    pub fn failed_since(&self, since: Duration) -> impl Iterator<Item = &(Duration, String)> {
+        self.failed.iter().filter(move |(began, _)| *began >= since)
+    }
 }
 
 impl Load {
@@ -42,8 +50,8 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let outcomes = Arc::new(Mutex::new(Vec::new()));
         let (url, stopped, results) = (url.to_owned(), Arc::clone(&stop), Arc::clone(&outcomes));
+        let start = Instant::now();
         let pacer = std::thread::spawn(move || {
-            let start = Instant::now();
             let mut calls = Vec::new();
             for number in 0.. {
                 let due = start + Duration::from_secs(1) * number / per_second;
@@ -63,7 +71,12 @@ impl Load {
                 call.join().expect("a call does not panic");
             }
         });
-        Self { stop, outcomes, pacer: Some(pacer) }
+        Self { start, stop, outcomes, pacer: Some(pacer) }
+    }
+
+    /// Returns how far into the load this is.
+    pub fn now(&self) -> Duration {
+        self.start.elapsed()
     }
 
     /// Returns how many calls have ended so far.
@@ -79,7 +92,6 @@ impl Load {
         }
         let mut outcomes = self.outcomes.lock().expect("no holder panics").clone();
         outcomes.sort_by_key(|outcome| outcome.began);
-        let start = outcomes.first().map_or_else(Instant::now, |outcome| outcome.began);
         let mut report = LoadReport { succeeded: 0, failed: Vec::new(), slowest: Duration::ZERO, bodies: Vec::new() };
         for outcome in outcomes {
             match outcome.result {
@@ -88,7 +100,7 @@ impl Load {
                     report.slowest = report.slowest.max(outcome.took);
                     report.bodies.push(body);
                 }
-                Err(error) => report.failed.push(format!("after {:?}: {error}", outcome.began - start)),
+                Err(error) => report.failed.push((outcome.began - self.start, error)),
             }
         }
         report

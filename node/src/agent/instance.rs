@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::autoscale::idle_limit;
-use control_plane::model::{Ending, InstanceFailure, InstanceId, Network, Purpose, RevisionId, RevisionSpec, Runtime};
+use control_plane::model::{Ending, InstanceFailure, InstanceId, Purpose, RevisionId, RevisionSpec, Runtime};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Means;
-use super::request::{self, ANSWER_MAX, HTTP_PORT, Label};
+use super::request::{self, ANSWER_MAX, Label, Ports};
 use crate::contract::{
     Capture, Channel, EventChannel, Framed, Http, Identity, InitFailure, OutputLimits, RuntimeApi, log_queue,
 };
@@ -107,13 +107,9 @@ impl Task {
     }
 
     async fn launch(&self, spec: &RevisionSpec) -> Result<Sandbox, String> {
-        // On the host's network their fixed ports would be the host's, and the next instance's.
-        let has_port = matches!(spec.runtime, Runtime::Provided | Runtime::Http | Runtime::Image);
-        if spec.network == Network::Egress && has_port {
-            return Err(format!("network egress is for python3 and nodejs in this version, not for {}", spec.runtime));
-        }
         let rootfs = self.means.images.rootfs(&spec.image).await.map_err(|error| error_chain::text(&error))?;
-        let label = Label { instance: self.instance, revision: self.revision.clone(), purpose: self.purpose };
+        let ports = Ports::on(spec.network).map_err(|error| format!("loopback has no free port: {error}"))?;
+        let label = Label { instance: self.instance, revision: self.revision.clone(), purpose: self.purpose, ports };
         let request = request::launch(&label, spec, rootfs);
         self.means.sandboxes.launch(request).await.map_err(|error| error_chain::text(&error))
     }
@@ -270,9 +266,10 @@ async fn connect(
 
 fn http(sandbox: &Arc<Sandbox>, capture: &Arc<Capture>) -> Http {
     let sandbox = Arc::clone(sandbox);
+    let port = Label::parse(sandbox.label()).map_or(Ports::default(), |label| label.ports).http;
     let connect = move || {
         let sandbox = Arc::clone(&sandbox);
-        async move { sandbox.connect_loopback(HTTP_PORT).await }
+        async move { sandbox.connect_loopback(port).await }
     };
     Http::new(connect, Arc::clone(capture))
 }

@@ -1,17 +1,18 @@
 //! What a revision's instance becomes as a sandbox: process, environment, limits.
 
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+
 use control_plane::model::{InstanceId, Network, Purpose, RevisionId, RevisionNumber, RevisionSpec, Runtime};
 use serde::{Deserialize, Serialize};
 
-use crate::contract::Identity;
+use crate::contract::{Contract, DEFAULTS, Identity, TASK_ROOT, environment};
 use crate::image::Rootfs;
 use crate::sandbox;
 
-/// The port on which `http` instances serve, inside their sandbox.
-pub(super) const HTTP_PORT: u16 = 8080;
-
-/// The port on which the Runtime API listens, inside each sandbox.
-pub(super) const RUNTIME_API_PORT: u16 = 9001;
+/// The ports of an instance that has a loopback of its own.
+const OWN_PORTS: Ports = Ports { http: 8080, runtime_api: 9001 };
 
 /// The longest answer of a handler, in bytes: Lambda's own limit.
 pub(super) const ANSWER_MAX: usize = 6 << 20;
@@ -19,11 +20,37 @@ pub(super) const ANSWER_MAX: usize = 6 << 20;
 /// What runs Python handlers, inside a sandbox.
 const PYTHON_BOOTSTRAP: &str = "/opt/hearth/bootstrap.py";
 
-/// Where the code lies inside a sandbox.
-const TASK_ROOT: &str = "/var/task";
+/// The ports of loopback that an instance and its node speak over, as far as its contract uses them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ports {
+    /// Where the instance serves HTTP.
+    pub(super) http: u16,
+    /// Where the node serves the Runtime API.
+    pub(super) runtime_api: u16,
+}
 
-/// What a process finds unless its image or its function says otherwise.
-const PATH: &str = "/var/task/bin:/opt/python/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+impl Default for Ports {
+    fn default() -> Self {
+        OWN_PORTS
+    }
+}
+
+impl Ports {
+    /// Returns ports for an instance on a network: free ones where it shares the host's with everybody else.
+    pub(super) fn on(network: Network) -> io::Result<Self> {
+        match network {
+            Network::None => Ok(OWN_PORTS),
+            Network::Egress => {
+                // Held together, so that they are two.
+                let (http, runtime_api) = (TcpListener::bind(FREE)?, TcpListener::bind(FREE)?);
+                Ok(Self { http: http.local_addr()?.port(), runtime_api: runtime_api.local_addr()?.port() })
+            }
+        }
+    }
+}
+
+/// Asks the kernel for a port of loopback that nobody has.
+const FREE: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 
 /// What a sandbox carries so that a later daemon knows what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +58,7 @@ pub(super) struct Label {
     pub(super) instance: InstanceId,
     pub(super) revision: RevisionId,
     pub(super) purpose: Purpose,
+    pub(super) ports: Ports,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,6 +67,8 @@ struct WrittenLabel {
     function: String,
     revision: u32,
     is_minimum: bool,
+    #[serde(default)]
+    ports: Ports,
 }
 
 impl Label {
@@ -48,6 +78,7 @@ impl Label {
             function: self.revision.function.to_string(),
             revision: self.revision.number.0,
             is_minimum: self.purpose == Purpose::Minimum,
+            ports: self.ports,
         };
         serde_json::to_string(&written).expect("text and numbers can be written as JSON")
     }
@@ -59,6 +90,7 @@ impl Label {
             instance: written.instance.parse().ok()?,
             revision: RevisionId { function: written.function.parse().ok()?, number: RevisionNumber(written.revision) },
             purpose: if written.is_minimum { Purpose::Minimum } else { Purpose::Demand },
+            ports: written.ports,
         })
     }
 }
@@ -89,7 +121,7 @@ pub(super) fn launch(label: &Label, spec: &RevisionSpec, rootfs: Rootfs) -> sand
     };
     let uses_frames = matches!(spec.runtime, Runtime::Python3 | Runtime::Nodejs);
     let uses_runtime_api = matches!(spec.runtime, Runtime::Provided | Runtime::Image);
-    let env = environment(label, spec, &config.env);
+    let env = variables(label, spec, &config.env);
     let start = start(spec, &rootfs, &argv, &env);
     sandbox::LaunchRequest {
         id: label.instance.to_string(),
@@ -106,7 +138,7 @@ pub(super) fn launch(label: &Label, spec: &RevisionSpec, rootfs: Rootfs) -> sand
             Network::Egress => sandbox::Network::Host,
         },
         channel: uses_frames,
-        loopback_port: uses_runtime_api.then_some(RUNTIME_API_PORT),
+        loopback_port: uses_runtime_api.then_some(label.ports.runtime_api),
         start,
         label: label.write(),
     }
@@ -133,73 +165,29 @@ fn needs_exec(name: &str, value: &str) -> bool {
     is_read_at_start && name != "PYTHONPATH" && !(name == "LANG" && value == "C.UTF-8")
 }
 
-/// Returns the environment: what the image says, what the contract defines, what the user sets, each over the one before.
-fn environment(label: &Label, spec: &RevisionSpec, image: &[String]) -> Vec<(String, String)> {
-    let Label { instance, revision, .. } = label;
-    let mut variables = std::collections::BTreeMap::new();
-    let mut set = |name: &str, value: &str| {
-        variables.insert(name.to_owned(), value.to_owned());
-    };
-    set("PATH", PATH);
-    set("HOME", "/tmp");
-    set("LANG", "C.UTF-8");
-    for variable in image {
-        if let Some((name, value)) = variable.split_once('=') {
-            set(name, value);
-        }
-    }
-    let name = revision.function.as_str();
-    let version = revision.number.to_string();
-    let concurrency = spec.concurrency.get().to_string();
-    set("HEARTH_FUNCTION", name);
-    set("HEARTH_REVISION", &version);
-    set("HEARTH_INSTANCE", &instance.to_string());
-    match spec.runtime {
-        Runtime::Python3 | Runtime::Nodejs | Runtime::Provided => lambda_environment(label, spec, &mut set),
-        Runtime::Http => http_environment(name, &version, &mut set),
-        Runtime::Image => {
-            lambda_environment(label, spec, &mut set);
-            http_environment(name, &version, &mut set);
-        }
-    }
-    if let Some(handler) = &spec.handler {
-        set("_HANDLER", handler);
-        set("HEARTH_HANDLER", handler);
-    }
-    set("HEARTH_CONCURRENCY", &concurrency);
-    set("HEARTH_ANSWER_MAX", &ANSWER_MAX.to_string());
-    for (name, value) in &spec.environment {
-        set(name, value);
+/// Returns the environment: defaults, what the image says, what the user sets, what the contract promises; each over the one before.
+fn variables(label: &Label, spec: &RevisionSpec, image: &[String]) -> Vec<(String, String)> {
+    let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let mut variables: BTreeMap<String, String> = DEFAULTS.into_iter().map(own).collect();
+    variables.extend(image.iter().filter_map(|variable| variable.split_once('=')).map(own));
+    variables.extend(spec.environment.clone());
+    let identity = identity(label.instance, &label.revision, spec);
+    for contract in contracts(label.ports, spec) {
+        variables.extend(environment(&identity, &contract, spec.concurrency.get()));
     }
     variables.into_iter().collect()
 }
 
-/// Sets what code written for Lambda expects.
-fn lambda_environment(label: &Label, spec: &RevisionSpec, set: &mut impl FnMut(&str, &str)) {
-    let name = label.revision.function.as_str();
-    set("LAMBDA_TASK_ROOT", TASK_ROOT);
-    set("LAMBDA_RUNTIME_DIR", "/opt/hearth");
-    set("AWS_REGION", "local");
-    set("AWS_LAMBDA_FUNCTION_NAME", name);
-    set("AWS_LAMBDA_FUNCTION_VERSION", &label.revision.number.to_string());
-    set("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &(spec.resources.memory.0 >> 20).to_string());
-    set("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand");
-    set("AWS_LAMBDA_LOG_GROUP_NAME", &format!("/hearth/{name}"));
-    set("AWS_LAMBDA_LOG_STREAM_NAME", &label.instance.to_string());
-    if matches!(spec.runtime, Runtime::Provided | Runtime::Image) {
-        set("AWS_LAMBDA_RUNTIME_API", &format!("127.0.0.1:{RUNTIME_API_PORT}"));
+/// Returns the contracts that a function may live by; an image shows only later which.
+fn contracts(ports: Ports, spec: &RevisionSpec) -> Vec<Contract> {
+    let handler = spec.handler.clone().unwrap_or_default();
+    let http = Contract::Http { port: ports.http };
+    match spec.runtime {
+        Runtime::Python3 | Runtime::Nodejs => vec![Contract::Framed { handler, answer_max: ANSWER_MAX }],
+        Runtime::Provided => vec![Contract::RuntimeApi { handler, port: ports.runtime_api }],
+        Runtime::Http => vec![http],
+        Runtime::Image => vec![Contract::RuntimeApi { handler, port: ports.runtime_api }, http],
     }
-    if matches!(spec.runtime, Runtime::Provided) && spec.concurrency.get() > 1 {
-        set("AWS_LAMBDA_MAX_CONCURRENCY", &spec.concurrency.get().to_string());
-    }
-}
-
-/// Sets what code written for Knative or Cloud Run expects.
-fn http_environment(name: &str, version: &str, set: &mut impl FnMut(&str, &str)) {
-    set("PORT", &HTTP_PORT.to_string());
-    set("K_SERVICE", name);
-    set("K_CONFIGURATION", name);
-    set("K_REVISION", &format!("{name}-{version}"));
 }
 
 #[cfg(test)]
@@ -212,7 +200,9 @@ mod tests {
             instance: InstanceId::placed(7),
             revision: RevisionId { function: "resize".parse().expect("a name"), number: RevisionNumber(3) },
             purpose: Purpose::Minimum,
+            ports: Ports::on(Network::Egress).expect("loopback has free ports"),
         };
+        assert_ne!((label.ports.http, label.ports), (label.ports.runtime_api, OWN_PORTS));
         assert_eq!(Label::parse(&label.write()), Some(label));
         assert_eq!(Label::parse("{}"), None);
         assert_eq!(Label::parse("instance-0-0-7"), None);

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use base64::Engine;
 use bytes::Bytes;
+use control_plane::model::Network;
 use hyper::Request;
 use proto::json::{self, DeployEvent, ImageEvent};
 use tokio::sync::mpsc;
@@ -93,6 +94,12 @@ pub(super) async fn build_all<'a>(
 
 /// Uploads a source and waits for its image.
 async fn build(client: &Client, app: &str, function: &Function) -> Result<String, Failure> {
+    if function.network == Network::Egress {
+        output::say(&format!(
+            "{}: network \"egress\" shares the network of its node: no wall between them",
+            function.name
+        ));
+    }
     let request = function.build_request();
     let header = serde_json::to_vec(&request).map_err(|error| Failure::of(&error))?;
     let header = base64::engine::general_purpose::STANDARD.encode(header);

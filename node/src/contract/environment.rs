@@ -8,7 +8,7 @@ use super::invocation::Identity;
 pub const TASK_ROOT: &str = "/var/task";
 
 /// Where the bootstraps lie inside a sandbox.
-pub const RUNTIME_DIR: &str = "/opt/hearth";
+const RUNTIME_DIR: &str = "/opt/hearth";
 
 /// How an instance is spoken to, as far as it has to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,17 +34,26 @@ pub enum Contract {
     },
 }
 
-/// Returns the variables the platform sets for an instance that serves up to `concurrency` invocations at once.
+/// What every process finds unless its image or its function says otherwise.
+///
+/// Clients of AWS refuse to be made without a region, whatever they are then used for.
+pub const DEFAULTS: [(&str, &str); 6] = [
+    ("PATH", "/var/task/bin:/opt/python/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("HOME", "/tmp"),
+    ("LANG", "C.UTF-8"),
+    ("TZ", ":UTC"),
+    ("AWS_REGION", "local"),
+    ("AWS_DEFAULT_REGION", "local"),
+];
+
+/// Returns the variables that a contract promises to an instance that serves up to `concurrency` invocations at once.
 ///
 /// Where the function's own settings name one of these, these win: clients rely on them.
-pub fn environment(identity: &Identity, contract: &Contract, concurrency: usize) -> Vec<(String, String)> {
+pub fn environment(identity: &Identity, contract: &Contract, concurrency: u16) -> Vec<(String, String)> {
     let mut variables = Variables(Vec::new());
-    variables.set("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin");
-    variables.set("HOME", "/tmp");
-    variables.set("LANG", "C.UTF-8");
-    variables.set("TZ", ":UTC");
     variables.set("HEARTH_FUNCTION", &identity.function);
     variables.set("HEARTH_VERSION", &identity.version);
+    variables.set("HEARTH_INSTANCE", &identity.log_stream);
     match contract {
         Contract::Framed { handler, answer_max } => {
             variables.lambda(identity, handler);
@@ -88,9 +97,6 @@ impl Variables {
         self.set("AWS_LAMBDA_LOG_STREAM_NAME", &identity.log_stream);
         self.set("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand");
         self.set("AWS_LAMBDA_LOG_FORMAT", "Text");
-        // Clients of AWS refuse to be made without a region, whatever they are then used for.
-        self.set("AWS_REGION", "local");
-        self.set("AWS_DEFAULT_REGION", "local");
     }
 }
 
@@ -101,7 +107,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(contract: &Contract, concurrency: usize, expected: Expect) {
+    fn check(contract: &Contract, concurrency: u16, expected: Expect) {
         let identity = Identity {
             function: "orders".to_owned(),
             version: "7".to_owned(),
@@ -110,8 +116,7 @@ mod tests {
             log_stream: "i-1".to_owned(),
         };
         let mut text = String::new();
-        // The first ones are the same for all.
-        for (name, value) in environment(&identity, contract, concurrency).into_iter().skip(4) {
+        for (name, value) in environment(&identity, contract, concurrency) {
             text += &format!("{name}={value}\n");
         }
         expected.assert_eq(&text);
@@ -125,6 +130,7 @@ mod tests {
             expect![[r#"
             HEARTH_FUNCTION=orders
             HEARTH_VERSION=7
+            HEARTH_INSTANCE=i-1
             PORT=8080
             K_SERVICE=orders
             K_CONFIGURATION=orders
@@ -137,6 +143,7 @@ mod tests {
             expect![[r#"
             HEARTH_FUNCTION=orders
             HEARTH_VERSION=7
+            HEARTH_INSTANCE=i-1
             _HANDLER=app
             LAMBDA_TASK_ROOT=/var/task
             LAMBDA_RUNTIME_DIR=/opt/hearth
@@ -147,8 +154,6 @@ mod tests {
             AWS_LAMBDA_LOG_STREAM_NAME=i-1
             AWS_LAMBDA_INITIALIZATION_TYPE=on-demand
             AWS_LAMBDA_LOG_FORMAT=Text
-            AWS_REGION=local
-            AWS_DEFAULT_REGION=local
             AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001
             AWS_LAMBDA_MAX_CONCURRENCY=4
         "#]],
@@ -159,6 +164,7 @@ mod tests {
             expect![[r#"
             HEARTH_FUNCTION=orders
             HEARTH_VERSION=7
+            HEARTH_INSTANCE=i-1
             _HANDLER=app.handler
             LAMBDA_TASK_ROOT=/var/task
             LAMBDA_RUNTIME_DIR=/opt/hearth
@@ -169,8 +175,6 @@ mod tests {
             AWS_LAMBDA_LOG_STREAM_NAME=i-1
             AWS_LAMBDA_INITIALIZATION_TYPE=on-demand
             AWS_LAMBDA_LOG_FORMAT=Text
-            AWS_REGION=local
-            AWS_DEFAULT_REGION=local
             HEARTH_HANDLER=app.handler
             HEARTH_CONCURRENCY=1
             HEARTH_ANSWER_MAX=6291456

@@ -35,7 +35,7 @@ mod tests;
 pub use self::http::{AnswerBody, AnswerBodyError, Http, HttpFailure};
 pub use capture::{Capture, OutputLimits};
 pub use channel::{Channel, EventChannel};
-pub use environment::{Contract, RUNTIME_DIR, TASK_ROOT, environment};
+pub use environment::{Contract, DEFAULTS, TASK_ROOT, environment};
 pub use event::{
     AnswerError, HeadError, PRELUDE_MAX_BYTES, Surroundings, answer_to_response, request_to_event, stream_head,
 };
