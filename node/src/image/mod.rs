@@ -10,7 +10,7 @@
 //! Pulling from registries and importing layouts are not here yet.
 
 mod blob;
-mod builder;
+mod build;
 mod capture;
 mod layer;
 mod oci;
@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use control_plane::model::Digest;
 use serde::{Deserialize, Serialize};
 
-pub use self::builder::{BuildError, BuildRequest, Built, Progress, RunOutput, RunRequest, SOURCE_MAX, Tools};
+pub use self::build::{BuildError, BuildRequest, Built, Progress, RunOutput, RunRequest, SOURCE_MAX, Tools};
 pub use self::capture::{Capture, CaptureError};
 pub use self::unpack::{UnpackError, UnpackLimits, unpack};
 
