@@ -6,7 +6,7 @@ use crate::Test;
 
 pub(crate) const TESTS: &[Test] = &[
     ("the_shop_sells", the_shop_sells),
-    ("clients_of_two_contracts_run_as_they_come_from_their_registry", unmodified_clients_run),
+    ("clients_and_packages_run_as_they_come_from_their_registries", unmodified_clients_run),
     ("a_rust_function_runs_with_its_usual_runtime", a_rust_function_runs),
     ("an_unmodified_web_framework_with_its_dependency_serves", a_web_framework_serves),
 ];
@@ -39,6 +39,8 @@ fn unmodified_clients_run() {
     assert_eq!((reply.status, reply.header("x-hearth-error")), (502, Some("function")), "{reply:?}");
     let reply = daemon.get("/function/framework?name=you");
     assert_eq!((reply.status, reply.body.as_str()), (200, "Hello you\n"), "functions-framework");
+    let reply = daemon.get("/function/even?number=4");
+    assert_eq!((reply.status, reply.body.as_str()), (200, r#"{"even":true}"#), "a package of npm");
 }
 
 fn a_rust_function_runs() {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::image::{RunOutput, RunRequest, Tools};
+use crate::image::{RunOutput, RunRequest, ToolSettings, Tools};
 use crate::sandbox::{LaunchRequest, Limits, Network, Process, Sandboxes, Start};
 
 /// What a tool may use: wheels are built here now and then.
@@ -22,11 +22,20 @@ static RUNS: AtomicU64 = AtomicU64::new(1);
 
 /// Tools in sandboxes of this node.
 #[derive(Clone, Debug)]
-pub struct SandboxTools(pub Sandboxes);
+pub struct SandboxTools {
+    /// Where sandboxes come from.
+    pub sandboxes: Sandboxes,
+    /// How tools are run.
+    pub settings: ToolSettings,
+}
 
 impl Tools for SandboxTools {
     fn run(&self, request: RunRequest) -> BoxFuture<'_, Result<RunOutput, String>> {
         self.run_tool(request).boxed()
+    }
+
+    fn settings(&self) -> &ToolSettings {
+        &self.settings
     }
 }
 
@@ -50,7 +59,7 @@ impl SandboxTools {
             label: String::new(),
         };
         let mut file = tokio::fs::File::create(&request.output).await.map_err(|error| error.to_string())?;
-        let sandbox = self.0.launch(launch).await.map_err(|error| error.to_string())?;
+        let sandbox = self.sandboxes.launch(launch).await.map_err(|error| error.to_string())?;
         let mut output = sandbox.take_output().ok_or("the output of a tool was taken already")?;
         let mut errors = Vec::new();
         let exchange = async {

@@ -105,9 +105,15 @@ async fn build(client: &Client, app: &str, function: &Function) -> Result<String
     let header = base64::engine::general_purpose::STANDARD.encode(header);
     let (pieces, body) = mpsc::channel(PIECES_MAX);
     let source = function.source.clone();
+    // What the node resolves by itself need not travel.
+    let is_resolved = function.dependencies.as_deref().is_some_and(|list| list.ends_with(".json"));
     let packing = tokio::task::spawn_blocking(move || {
         let out = Pieces { pieces, buffer: Vec::with_capacity(PIECE_BYTES) };
-        pack(source.as_deref(), out)
+        pack(
+            source.as_deref(),
+            if is_resolved { &[".git", "__pycache__", "node_modules"] } else { &[".git", "__pycache__"] },
+            out,
+        )
     });
     let path = format!("/v1/apps/{app}/functions/{}/build", function.name);
     let request = Request::post(path).header(json::BUILD_HEADER, header).header("content-type", "application/x-tar");
@@ -159,8 +165,8 @@ pub(super) async fn deploy(
     Ok(applied)
 }
 
-/// Writes a source as a tar; a single file becomes the only one in it.
-fn pack(source: Option<&Path>, out: Pieces) -> io::Result<()> {
+/// Writes a source as a tar, without what has a skipped name; a single file becomes the only one in it.
+fn pack(source: Option<&Path>, skipped: &[&str], out: Pieces) -> io::Result<()> {
     let mut tar = tar::Builder::new(out);
     tar.mode(tar::HeaderMode::Deterministic);
     tar.follow_symlinks(false);
@@ -170,7 +176,7 @@ fn pack(source: Option<&Path>, out: Pieces) -> io::Result<()> {
             let mut walk = walkdir::WalkDir::new(path).min_depth(1).sort_by_file_name().into_iter();
             while let Some(entry) = walk.next() {
                 let entry = entry.map_err(io::Error::other)?;
-                if matches!(entry.file_name().to_str(), Some(".git" | "__pycache__")) {
+                if entry.file_name().to_str().is_some_and(|name| skipped.contains(&name)) {
                     if entry.file_type().is_dir() {
                         walk.skip_current_dir();
                     }

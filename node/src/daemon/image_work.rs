@@ -108,7 +108,9 @@ fn explain(error: &BuildError) -> ErrorBody {
             ErrorBody { error: text, hint: Some((*hint).to_owned()), code: ErrorCode::LanguageMissing }
         }
         BuildError::Dependencies(_) => failed(text, Some("the reason is the tool's own; check names and versions")),
-        BuildError::NoResolver(_) => failed(text, Some("ship what it needs with the source, such as node_modules")),
+        BuildError::NoResolver(_) => {
+            failed(text, Some("name base = \"python3\" or \"nodejs\", or ship what it needs with the source"))
+        }
         BuildError::NoBase(_) => failed(text, Some("`hearth image ls` shows what there is")),
         BuildError::Store(error) if error.kind() == io::ErrorKind::StorageFull => {
             let hint = Some("make room: hearth image gc".to_owned());
@@ -116,6 +118,7 @@ fn explain(error: &BuildError) -> ErrorBody {
         }
         BuildError::Missing { .. }
         | BuildError::TooLarge { .. }
+        | BuildError::ListTooLarge { .. }
         | BuildError::Capture(_)
         | BuildError::NoCommand(_)
         | BuildError::Store(_)

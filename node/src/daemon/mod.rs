@@ -27,10 +27,10 @@ use crate::agent::{Agent, Instances, Means, SandboxTools, stop_all};
 use crate::api::{Api, ServeError, Server};
 use crate::auth::{Token, TokenError};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Build, Config};
 use crate::data_dir::{self, DataDir};
 use crate::gateway::{Gateway, QUEUE_MAX, Traffic};
-use crate::image::Store;
+use crate::image::{Store, ToolSettings};
 use crate::leader;
 use crate::raft::{self, ProposeError, Raft};
 use crate::sandbox::{self, Sandboxes};
@@ -186,7 +186,7 @@ impl Daemon {
             gateway,
             instances: instances.clone(),
             images,
-            tools: SandboxTools(sandboxes.clone()),
+            tools: SandboxTools { sandboxes: sandboxes.clone(), settings: tool_settings(&config.build) },
             identity: crate::api::Identity {
                 node: NODE,
                 name: name.clone(),
@@ -308,6 +308,17 @@ fn open_index(data_dir: &DataDir) -> Result<sled::Db, StartError> {
         }
         open().map_err(StartError::Index)
     })
+}
+
+fn tool_settings(build: &Build) -> ToolSettings {
+    ToolSettings {
+        pip_index: build.pip_index.clone(),
+        pip_find_links: build.pip_find_links.clone(),
+        pip_offline: build.pip_offline,
+        npm_registry: build.npm_registry.clone(),
+        ca_file: (!build.ca_file.as_os_str().is_empty()).then(|| build.ca_file.clone()),
+        deadline: build.timeout.0,
+    }
 }
 
 fn sandbox_config(config: &Config, data_dir: &DataDir) -> Result<sandbox::Config, StartError> {

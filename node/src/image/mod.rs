@@ -25,7 +25,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use control_plane::model::Digest;
 use serde::{Deserialize, Serialize};
 
-pub use self::build::{BuildError, BuildRequest, Built, Progress, RunOutput, RunRequest, SOURCE_MAX, Tools};
+pub use self::build::{
+    BuildError, BuildRequest, Built, Progress, RunOutput, RunRequest, SOURCE_MAX, ToolSettings, Tools,
+};
 pub use self::capture::{Capture, CaptureError};
 pub use self::unpack::{UnpackError, UnpackLimits, unpack};
 

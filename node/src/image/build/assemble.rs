@@ -9,7 +9,8 @@ use control_plane::model::{Digest, Runtime};
 use super::super::Store;
 use super::super::layer::{Content, Layer};
 use super::super::oci::{self, Config, Descriptor, Execution, Manifest, RootFs};
-use super::{BuildError, BuildRequest, Built, TASK_ROOT};
+use super::dependencies::{Dependencies, Language};
+use super::{BuildError, BuildRequest, Built, TASK_ROOT, python};
 
 const PYTHON_BOOTSTRAP: &str = include_str!("../../../languages/python3/bootstrap.py");
 const NODEJS_BOOTSTRAP: &str = include_str!("../../../languages/nodejs/bootstrap.mjs");
@@ -20,7 +21,7 @@ impl Store {
         &self,
         request: &BuildRequest,
         base: Option<Digest>,
-        dependencies: Option<Digest>,
+        dependencies: Option<Dependencies>,
         code: Digest,
     ) -> Result<Built, BuildError> {
         let mut layers = Vec::new();
@@ -53,8 +54,10 @@ impl Store {
             execution.cmd = None;
         }
         if let Some(dependencies) = dependencies {
-            layers.push(dependencies);
-            execution.env.get_or_insert_default().push("PYTHONPATH=/opt/python".to_owned());
+            layers.push(dependencies.layer);
+            if dependencies.language == Language::Python {
+                execution.env.get_or_insert_default().push(format!("PYTHONPATH=/{}", python::PACKAGES));
+            }
         }
         layers.push(code);
         execution.working_dir = Some(format!("/{TASK_ROOT}"));

@@ -7,7 +7,8 @@ use control_plane::model::{Digest, Runtime};
 use super::super::Store;
 use super::super::capture::add_libraries;
 use super::super::layer::{Content, Layer};
-use super::{BuildError, BuildRequest, TASK_ROOT};
+use super::dependencies::Language;
+use super::{BuildError, BuildRequest, TASK_ROOT, source};
 
 /// Bytes of source that a function may have.
 pub const SOURCE_MAX: u64 = 512 << 20;
@@ -20,16 +21,15 @@ impl Store {
     pub(super) fn code_layer(&self, request: &BuildRequest) -> Result<Digest, BuildError> {
         let mut layer = Layer::default();
         let skip = |inner: &Path| inner.file_name().is_some_and(|name| SKIPPED.contains(&&*name.to_string_lossy()));
+        let is_resolved = request.dependencies.is_some() && Language::under(request) == Some(Language::Nodejs);
+        let skip = |inner: &Path| skip(inner) || is_resolved && inner == Path::new("node_modules");
         layer.add_tree(&request.source, Path::new(TASK_ROOT), &skip)?;
         let size = layer.size()?;
         if size > SOURCE_MAX {
             return Err(BuildError::TooLarge { size });
         }
         if let Some(program) = own_program(request) {
-            let path = request.source.join(&program);
-            if !path.is_file() {
-                return Err(BuildError::Missing { path: program });
-            }
+            let path = source::file(&request.source, &program)?;
             let mut known = std::collections::BTreeSet::new();
             if request.base.is_none() {
                 add_libraries(&mut layer, &path, &mut known)?;

@@ -6,7 +6,10 @@
 mod assemble;
 mod base;
 mod code;
+mod dependencies;
+mod nodejs;
 mod python;
+mod source;
 mod tool;
 
 use std::io;
@@ -18,7 +21,7 @@ use super::capture::CaptureError;
 use super::{RootfsError, Store};
 
 pub use self::code::SOURCE_MAX;
-pub use self::tool::{RunOutput, RunRequest, Tools};
+pub use self::tool::{RunOutput, RunRequest, ToolSettings, Tools};
 
 /// Where the code lies in an image.
 const TASK_ROOT: &str = "var/task";
@@ -67,6 +70,16 @@ pub enum BuildError {
         /// How large it is.
         size: u64,
     },
+    /// A list of dependencies is over the limit.
+    #[error("{path} has {size} bytes, the most is {limit}")]
+    ListTooLarge {
+        /// The list.
+        path: String,
+        /// How large it is.
+        size: u64,
+        /// How large it may be.
+        limit: u64,
+    },
     /// The base cannot be made.
     #[error(transparent)]
     Capture(#[from] CaptureError),
@@ -79,8 +92,8 @@ pub enum BuildError {
     /// The tool that resolves dependencies failed; the text is its own.
     #[error("dependencies cannot be resolved:\n{0}")]
     Dependencies(String),
-    /// This version resolves dependencies for Python alone.
-    #[error("dependencies of runtime {0} are not resolved yet")]
+    /// Nothing under the function has a tool that resolves dependencies.
+    #[error("nothing that resolves dependencies is known to lie under a function of runtime {0}")]
     NoResolver(Runtime),
     /// The store cannot be read or written.
     #[error("the image store failed")]
@@ -105,7 +118,7 @@ impl Store {
         let source = request.clone();
         let code = blocking(move || store.code_layer(&source)).await?;
         let base = self.base(&request, progress).await?;
-        let dependencies = self.dependency_layer(&request, &base, tools, progress).await?;
+        let dependencies = self.dependencies(&request, base, tools, progress).await?;
         let store = self.clone();
         blocking(move || store.assemble(&request, base, dependencies, code)).await
     }

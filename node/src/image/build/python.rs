@@ -1,26 +1,20 @@
-//! Dependencies of Python, resolved by pip in a sandbox.
+//! Dependencies of Python: `requirements.txt` by pip.
 
-use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::Path;
-use std::time::Duration;
 
-use control_plane::model::{Digest, Runtime};
-
-use super::super::layer::{Content, Layer};
-use super::super::unpack::{UnpackLimits, unpack};
-use super::super::{Store, blob};
-use super::tool::make_readable;
-use super::{BuildError, BuildRequest, Progress, RunRequest, Tools, VERSION, blocking};
+use super::dependencies::Recipe;
+use super::tool::{INPUTS, ToolSettings, hand_over, home, machine};
 
 /// Where Python's dependencies lie in an image.
-const PYTHON_PACKAGES: &str = "opt/python";
+pub(super) const PACKAGES: &str = "opt/python";
 
-/// How long resolving dependencies may take.
-const DEPENDENCIES_MAX: Duration = Duration::from_secs(600);
+/// The name of the list among the inputs.
+pub(super) const LIST: &str = "requirements.txt";
 
-/// Resolves Python dependencies into a folder and writes that as a tar to standard output; pip speaks on standard error.
-const PIP: &str = r#"
+/// Resolves into a folder and writes that as a tar to standard output; pip speaks on standard error.
+const RESOLVE: &str = r#"
 import subprocess, sys, tarfile
 code = subprocess.call([sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-cache-dir",
     "--target", "/tmp/out", "-r", sys.argv[1]], stdout=sys.stderr)
@@ -33,83 +27,89 @@ with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
     tar.add("/tmp/out", arcname=".", filter=plain)
 "#;
 
-impl Store {
-    /// Resolves what the function depends on, if anything.
-    pub(super) async fn dependency_layer(
-        &self,
-        request: &BuildRequest,
-        base: &Option<Digest>,
-        tools: &dyn Tools,
-        progress: Progress<'_>,
-    ) -> Result<Option<Digest>, BuildError> {
-        let (Some(listed), Some(base)) = (&request.dependencies, base) else { return Ok(None) };
-        if !base_is_python(request) {
-            return Err(BuildError::NoResolver(request.runtime));
-        }
-        let path = request.source.join(listed);
-        let bytes = fs::read(&path).map_err(|_| BuildError::Missing { path: listed.clone() })?;
-        let key = blob::of(format!("{VERSION} {base} {}", blob::of(&bytes)).as_bytes()).to_string();
-        if let Some(known) = self.remembered(&key) {
-            return Ok(Some(known));
-        }
-        progress("resolving dependencies");
-        let rootfs = self.rootfs(base).await?;
-        let work = tempfile::Builder::new().prefix("build-").tempdir_in(self.work_dir())?;
-        let inputs = work.path().join("inputs");
-        fs::create_dir_all(inputs.join("opt/hearth-build"))?;
-        fs::write(inputs.join("opt/hearth-build/requirements.txt"), &bytes)?;
-        make_readable(&inputs)?;
-        let output = work.path().join("output.tar");
-        let mut env: BTreeMap<String, String> = std::env::vars().filter(|(name, _)| name.starts_with("PIP_")).collect();
-        for variable in &rootfs.config.env {
-            if let Some((name, value)) = variable.split_once('=') {
-                env.insert(name.to_owned(), value.to_owned());
-            }
-        }
-        env.insert("HOME".to_owned(), "/tmp".to_owned());
-        let interpreter = rootfs.config.entrypoint.first().cloned().unwrap_or_else(|| "python3".to_owned());
-        let mut layers = rootfs.layers;
-        layers.push(inputs);
-        let run = RunRequest {
-            layers,
-            argv: [&interpreter, "-c", PIP, "/opt/hearth-build/requirements.txt"].map(str::to_owned).to_vec(),
-            env,
-            output: output.clone(),
-            deadline: DEPENDENCIES_MAX,
-        };
-        let result = tools.run(run).await.map_err(BuildError::Dependencies)?;
-        if !result.is_success {
-            return Err(BuildError::Dependencies(result.errors));
-        }
-        let store = self.clone();
-        let digest = blocking(move || {
-            // Unpacked with every check and packed again: what came out of a sandbox is taken for nothing else.
-            let tree = work.path().join("tree");
-            fs::create_dir(&tree)?;
-            unpack(fs::File::open(&output)?, &tree, &UnpackLimits::default())
-                .map_err(|error| BuildError::Dependencies(error.to_string()))?;
-            let mut layer = Layer::default();
-            layer.add_tree(&tree, Path::new(PYTHON_PACKAGES), &|_| false)?;
-            if layer.is_empty() {
-                layer.add(PYTHON_PACKAGES, Content::Folder, true);
-            }
-            let (digest, _) = store.put_layer(&layer)?;
-            store.remember(&key, digest)?;
-            Ok(digest)
-        })
-        .await?;
-        Ok(Some(digest))
+/// Settings of the machine's pip that say where to install: here the build says that.
+const NOT_TAKEN: [&str; 8] = [
+    "PIP_TARGET",
+    "PIP_USER",
+    "PIP_PREFIX",
+    "PIP_ROOT",
+    "PIP_LOG",
+    "PIP_CACHE_DIR",
+    "PIP_REQUIRE_VIRTUALENV",
+    "PIP_CONFIG_FILE",
+];
+
+/// Where the machine's own pip reads its settings; below the home directory, the later one wins.
+const MACHINE_FILE: &str = "/etc/pip.conf";
+const HOME_FILES: [&str; 2] = [".pip/pip.conf", ".config/pip/pip.conf"];
+
+/// Prepares the inputs for a run of pip.
+pub(super) fn recipe(settings: &ToolSettings, program: &str, inputs: &Path) -> io::Result<Recipe> {
+    let mut env = machine("PIP_", &NOT_TAKEN);
+    for path in HOME_FILES.into_iter().filter_map(home).filter(|path| path.is_file()) {
+        fs::copy(path, inputs.join("pip.conf"))?;
     }
+    if inputs.join("pip.conf").exists() {
+        env.push(("PIP_CONFIG_FILE".to_owned(), format!("/{INPUTS}/pip.conf")));
+    } else if Path::new(MACHINE_FILE).is_file() {
+        fs::copy(MACHINE_FILE, inputs.join("pip.conf"))?;
+        env.push(("PIP_CONFIG_FILE".to_owned(), format!("/{INPUTS}/pip.conf")));
+    }
+    let mut set = |name: &str, value: String| {
+        env.retain(|(known, _)| known != name);
+        env.push((name.to_owned(), value));
+    };
+    if !settings.pip_index.is_empty() {
+        set("PIP_INDEX_URL", settings.pip_index.clone());
+    }
+    if !settings.pip_find_links.is_empty() {
+        set("PIP_FIND_LINKS", settings.pip_find_links.join(" "));
+    }
+    if settings.pip_offline {
+        set("PIP_NO_INDEX", "1".to_owned());
+    }
+    if let Some(file) = &settings.ca_file {
+        set("PIP_CERT", file.to_string_lossy().into_owned());
+    }
+    for (name, value) in &mut env {
+        // Folders and files of the machine are not seen in a sandbox unless they are handed over.
+        if matches!(name.as_str(), "PIP_FIND_LINKS" | "PIP_CERT") {
+            let words: Vec<String> =
+                value.split_whitespace().map(|word| hand_over(word, inputs)).collect::<io::Result<_>>()?;
+            *value = words.join(" ");
+        }
+    }
+    let program = if program.is_empty() { "python3" } else { program };
+    let argv = [program, "-c", RESOLVE, &format!("/{INPUTS}/{LIST}")].map(str::to_owned).to_vec();
+    Ok(Recipe { argv, env, target: PACKAGES })
 }
 
-/// Returns whether what lies under the function has pip.
-fn base_is_python(request: &BuildRequest) -> bool {
-    if request.base.as_deref() == Some("python3") {
-        return true;
-    }
-    match request.runtime {
-        Runtime::Python3 => true,
-        Runtime::Http => request.command.first().is_some_and(|program| program.starts_with("python")),
-        Runtime::Nodejs | Runtime::Provided | Runtime::Image => false,
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_of_wheels_is_handed_over_and_an_address_is_passed_on() {
+        let (wheels, inputs) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        fs::write(wheels.path().join("a-1-py3-none-any.whl"), b"wheel").expect("a file can be written");
+        let settings = ToolSettings {
+            pip_index: "http://index.local/simple".to_owned(),
+            pip_find_links: vec![wheels.path().to_string_lossy().into_owned(), "http://links.local/".to_owned()],
+            pip_offline: true,
+            npm_registry: String::new(),
+            ca_file: None,
+            deadline: Duration::from_secs(1),
+        };
+        let recipe = recipe(&settings, "", inputs.path()).expect("the inputs can be written");
+        let find = |name: &str| recipe.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        assert_eq!(find("PIP_INDEX_URL"), Some("http://index.local/simple"));
+        assert_eq!(find("PIP_NO_INDEX"), Some("1"));
+        let links: Vec<&str> = find("PIP_FIND_LINKS").expect("links are set").split(' ').collect();
+        let [folder, "http://links.local/"] = links[..] else { panic!("{links:?}") };
+        let name = folder.strip_prefix(&format!("/{INPUTS}/")).expect("the folder lies among the inputs");
+        assert_eq!(fs::read(inputs.path().join(name).join("a-1-py3-none-any.whl")).expect("it is there"), b"wheel");
+        assert_eq!(recipe.argv[0], "python3");
     }
 }
