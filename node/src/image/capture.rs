@@ -3,7 +3,7 @@
 //! Files keep their absolute paths, so that an interpreter finds its library where it always was.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -179,20 +179,20 @@ fn add_python_tree(
         }
         let Some(folder) = path.parent() else { continue };
         let compiled = folder.join("__pycache__").join(format!("{stem}.{tag}.pyc"));
-        if let Some(bytes) = unchecked(path, &compiled) {
-            layer.add(&compiled, Content::Bytes(bytes), false);
+        if let Some(head) = unchecked(path, &compiled) {
+            layer.add(&compiled, Content::Reheaded(compiled.clone(), head), false);
         }
     }
     Ok(())
 }
 
-/// Returns a compiled file that Python takes without looking at its source, if it was compiled from the source that is there.
+/// Returns the head with which Python takes a compiled file without looking at its source, if it was compiled from the source that is there.
 ///
 /// See "Cached bytecode invalidation" in the Python reference: flags 1 means by hash, unchecked.
 fn unchecked(source: &Path, compiled: &Path) -> Option<Vec<u8>> {
     let metadata = std::fs::metadata(source).ok()?;
-    let mut bytes = std::fs::read(compiled).ok()?;
-    let head = bytes.get(..PYC_HEAD)?;
+    let mut head = vec![0; PYC_HEAD];
+    std::fs::File::open(compiled).ok()?.read_exact(&mut head).ok()?;
     let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     let modified = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();
     let is_current = word(4) == 0
@@ -201,8 +201,8 @@ fn unchecked(source: &Path, compiled: &Path) -> Option<Vec<u8>> {
     if !is_current && word(4) & 1 == 0 {
         return None;
     }
-    bytes[4..PYC_HEAD].copy_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    Some(bytes)
+    head[4..].copy_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    Some(head)
 }
 
 fn nodejs() -> Result<Captured, CaptureError> {

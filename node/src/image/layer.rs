@@ -12,6 +12,8 @@ pub(super) enum Content {
     Folder,
     /// A file of the host, copied as it is.
     Host(PathBuf),
+    /// A file of the host with another beginning.
+    Reheaded(PathBuf, Vec<u8>),
     /// A file whose bytes are at hand.
     Bytes(Vec<u8>),
     Link(PathBuf),
@@ -74,7 +76,7 @@ impl Layer {
         self.entries.values().try_fold(0, |sum, (content, _)| {
             Ok(sum
                 + match content {
-                    Content::Host(path) => fs::metadata(path)?.len(),
+                    Content::Host(path) | Content::Reheaded(path, _) => fs::metadata(path)?.len(),
                     Content::Bytes(bytes) => u64::try_from(bytes.len()).map_err(io::Error::other)?,
                     Content::Folder | Content::Link(_) => 0,
                 })
@@ -106,6 +108,16 @@ impl Layer {
                     header.set_size(u64::try_from(bytes.len()).map_err(io::Error::other)?);
                     tar.append_data(&mut header, path, &bytes[..])?;
                 }
+                Content::Reheaded(source, head) => {
+                    let mut file = File::open(source)?;
+                    let size = file.metadata()?.len();
+                    header.set_size(size);
+                    io::copy(
+                        &mut (&mut file).take(u64::try_from(head.len()).map_err(io::Error::other)?),
+                        &mut io::sink(),
+                    )?;
+                    tar.append_data(&mut header, path, head.chain(file).take(size))?;
+                }
                 Content::Host(source) => {
                     let file = File::open(source)?;
                     let size = file.metadata()?.len();
@@ -135,5 +147,19 @@ mod tests {
             bytes
         };
         assert_eq!(pack(["a/b", "/c", "a/d/e"]), pack(["a/d/e", "a/b", "c"]));
+    }
+    #[test]
+    fn a_file_with_another_beginning_keeps_its_length_and_its_end() {
+        let file = tempfile::NamedTempFile::new().expect("a file can be made");
+        fs::write(file.path(), b"0123456789").expect("the file can be written");
+        let mut layer = Layer::default();
+        layer.add("a", Content::Reheaded(file.path().to_path_buf(), b"abc".to_vec()), false);
+        let mut bytes = Vec::new();
+        layer.write(&mut bytes).expect("memory takes everything");
+        let mut archive = tar::Archive::new(&bytes[..]);
+        let mut entry = archive.entries().expect("it is an archive").next().expect("one entry").expect("it is sound");
+        let mut text = String::new();
+        entry.read_to_string(&mut text).expect("it can be read");
+        assert_eq!(text, "abc3456789");
     }
 }
