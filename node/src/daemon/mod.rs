@@ -5,6 +5,7 @@
 //! ```
 
 mod capacity;
+mod image_failure;
 mod image_work;
 mod observer;
 mod platform;
@@ -30,7 +31,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::data_dir::{self, DataDir};
 use crate::gateway::{Gateway, QUEUE_MAX, Traffic};
-use crate::image::Store;
+use crate::image::{self, Store};
 use crate::leader;
 use crate::raft::{self, ProposeError, Raft};
 use crate::sandbox::{self, Sandboxes};
@@ -144,7 +145,7 @@ impl Daemon {
         let limits = logs::Limits { function_max_bytes: config.logs.function_max.0, age_max: config.logs.age_max.0 };
         let logs = LogStore::open(data_dir.logs(), &index, limits, clock.clone(), Arc::clone(&metrics))?;
         let raft = Raft::open(raft::Config { dir: data_dir.raft(), node: NODE }, clock.clone()).await?;
-        let images = Store::open(&data_dir.images()).map_err(StartError::Images)?;
+        let images = Store::open(&data_dir.images(), image_settings(&config)).map_err(StartError::Images)?;
         let (sandboxes, adopted) = Sandboxes::start(sandbox_config(&config, &data_dir)?)?;
 
         let (traffic, demands) = Traffic::new(clock.clone(), QUEUE_MAX);
@@ -213,6 +214,7 @@ impl Daemon {
             uploads: Arc::new(data_dir.uploads()),
             limits: crate::api::Limits {
                 upload_max_bytes: config.build.source_max.0,
+                image_max_bytes: config.build.image_max.0,
                 payload_max_bytes: config.gateway.body_max.0,
             },
         };
@@ -308,6 +310,16 @@ fn open_index(data_dir: &DataDir) -> Result<sled::Db, StartError> {
         }
         open().map_err(StartError::Index)
     })
+}
+
+fn image_settings(config: &Config) -> image::Settings {
+    let set = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+    image::Settings {
+        insecure_registries: config.build.insecure_registries.clone(),
+        auth_file: set(&config.build.registry_auth_file),
+        ca_file: set(&config.build.ca_file),
+        image_max: config.build.image_max.0,
+    }
 }
 
 fn sandbox_config(config: &Config, data_dir: &DataDir) -> Result<sandbox::Config, StartError> {

@@ -67,7 +67,7 @@ impl Store {
             }
         }
         env.insert("HOME".to_owned(), "/tmp".to_owned());
-        let interpreter = rootfs.config.entrypoint.first().cloned().unwrap_or_else(|| "python3".to_owned());
+        let interpreter = self.interpreter(base, request.runtime)?;
         let mut layers = rootfs.layers;
         layers.push(inputs);
         let run = RunRequest {
@@ -86,7 +86,7 @@ impl Store {
             // Unpacked with every check and packed again: what came out of a sandbox is taken for nothing else.
             let tree = work.path().join("tree");
             fs::create_dir(&tree)?;
-            unpack(fs::File::open(&output)?, &tree, &UnpackLimits::default())
+            unpack(&fs::File::open(&output)?, &tree, &UnpackLimits::default())
                 .map_err(|error| BuildError::Dependencies(error.to_string()))?;
             let mut layer = Layer::default();
             layer.add_tree(&tree, Path::new(PYTHON_PACKAGES), &|_| false)?;
