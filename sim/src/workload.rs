@@ -99,7 +99,7 @@ fn deploy(rng: &mut Rng, names: &[FunctionName], version: u8) -> Command {
                 concurrency: Concurrency::new(u16::try_from(rng.between(1, 4)).unwrap_or(1))
                     .unwrap_or(Concurrency::ONE),
                 network: Network::None,
-                user: 1000,
+                user: Some(1000),
             },
             scaling: Scaling::new(
                 u32::try_from(rng.below(3)).unwrap_or(0),

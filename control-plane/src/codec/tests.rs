@@ -62,7 +62,7 @@ fn spec() -> impl Strategy<Value = FunctionSpec> {
             timeout: Duration::from_secs(3),
             concurrency: Concurrency::new(concurrency).expect("it is in range"),
             network: if image % 2 == 0 { Network::None } else { Network::Egress },
-            user: 1000,
+            user: Some(1000),
         },
         scaling: Scaling::new(min.min(max), max, Duration::from_millis(idle)).expect("min is at most max"),
         triggers,

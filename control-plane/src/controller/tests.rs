@@ -69,7 +69,7 @@ impl Cluster {
             timeout: Duration::from_secs(1),
             concurrency: Concurrency::ONE,
             network: Network::None,
-            user: 1000,
+            user: Some(1000),
         };
         let scaling = Scaling::new(min, 10, Duration::from_secs(60)).expect("the limits are valid");
         let spec = FunctionSpec { name: "f".parse().expect("a name"), revision, scaling, triggers: Vec::new() };

@@ -172,8 +172,8 @@ pub struct RevisionSpec {
     pub concurrency: Concurrency,
     /// What the sandbox may reach.
     pub network: Network,
-    /// The user id inside the sandbox.
-    pub user: u32,
+    /// The user id inside the sandbox; none means whom the image names, or else an ordinary one.
+    pub user: Option<u32>,
 }
 
 /// One function as a manifest asks for it.

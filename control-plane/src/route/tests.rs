@@ -163,7 +163,7 @@ fn spec() -> crate::model::RevisionSpec {
         timeout: Duration::from_secs(30),
         concurrency: Concurrency::ONE,
         network: Network::None,
-        user: 1000,
+        user: Some(1000),
     }
 }
 

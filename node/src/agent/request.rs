@@ -8,7 +8,7 @@ use control_plane::model::{InstanceId, Network, Purpose, RevisionId, RevisionNum
 use serde::{Deserialize, Serialize};
 
 use crate::contract::{Contract, DEFAULTS, Identity, TASK_ROOT, environment};
-use crate::image::Rootfs;
+use crate::image::{Rootfs, User};
 use crate::sandbox;
 
 /// The ports of an instance that has a loopback of its own.
@@ -16,6 +16,9 @@ const OWN_PORTS: Ports = Ports { http: 8080, runtime_api: 9001 };
 
 /// The longest answer of a handler, in bytes: Lambda's own limit.
 pub(super) const ANSWER_MAX: usize = 6 << 20;
+
+/// As whom a function runs that does not say so.
+const USER_DEFAULT: User = User { uid: 1000, gid: 1000 };
 
 /// What runs Python handlers, inside a sandbox.
 const PYTHON_BOOTSTRAP: &str = "/opt/hearth/bootstrap.py";
@@ -122,10 +125,11 @@ pub(super) fn launch(label: &Label, spec: &RevisionSpec, rootfs: Rootfs) -> sand
     let uses_frames = matches!(spec.runtime, Runtime::Python3 | Runtime::Nodejs);
     let uses_runtime_api = matches!(spec.runtime, Runtime::Provided | Runtime::Image);
     let env = variables(label, spec, &config.env);
+    let user = user(spec, config.user);
     let start = start(spec, &rootfs, &argv, &env);
     sandbox::LaunchRequest {
         id: label.instance.to_string(),
-        process: sandbox::Process { argv, env, cwd, uid: spec.user, gid: spec.user },
+        process: sandbox::Process { argv, env, cwd, uid: user.uid, gid: user.gid },
         layers: rootfs.layers,
         limits: sandbox::Limits {
             memory_bytes: spec.resources.memory.0,
@@ -141,6 +145,18 @@ pub(super) fn launch(label: &Label, spec: &RevisionSpec, rootfs: Rootfs) -> sand
         loopback_port: uses_runtime_api.then_some(label.ports.runtime_api),
         start,
         label: label.write(),
+    }
+}
+
+/// Returns as whom an instance runs: whom its manifest says, or for an image whom that says, or nobody in particular.
+fn user(spec: &RevisionSpec, image: Option<User>) -> User {
+    let image = image.filter(|_| spec.runtime == Runtime::Image);
+    match (spec.user, image) {
+        // The group comes with the user.
+        (Some(uid), Some(image)) if image.uid == uid => image,
+        (Some(uid), _) => User { uid, gid: uid },
+        (None, Some(image)) => image,
+        (None, None) => USER_DEFAULT,
     }
 }
 

@@ -1,34 +1,27 @@
-//! Images: building a function's, pulling, capturing, listing and sweeping.
+//! Images: building a function's, pulling, importing, capturing, listing and sweeping.
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::BoxFuture;
 use proto::json::{self, BUILD_HEADER, ImageEvent};
+use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::error::Refusal;
-use super::platform::{Build, ImageResult};
-use super::request::{BODY_MAX_BYTES, read, segment, upload};
+use super::platform::{Build, ImageResult, Import};
+use super::request::{BODY_MAX_BYTES, parameters, read, segment, upload};
 use super::{Api, body, stream};
 
+/// The longest name of an image, in bytes.
+const NAME_MAX_BYTES: usize = 300;
+
 pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<json::Image>>, Refusal> {
-    let mut images = api.platform.images().await?;
-    api.platform.read(|state| {
-        for (name, function) in &state.functions {
-            for (number, revision) in &function.revisions {
-                let digest = revision.spec.image.to_string();
-                for image in images.iter_mut().filter(|image| image.digest == digest) {
-                    image.used_by.push(format!("{name}@{number}"));
-                }
-            }
-        }
-    });
-    Ok(Json(images))
+    Ok(Json(api.platform.images().await?))
 }
 
 pub(super) async fn build(
@@ -53,6 +46,27 @@ pub(super) async fn build(
 pub(super) async fn pull(State(api): State<Api>, body: Body) -> Result<Response, Refusal> {
     let request: json::PullRequest = body::parse(&read(body, BODY_MAX_BYTES).await?)?;
     Ok(events(move |progress| Box::pin(async move { api.platform.pull(request.reference, progress).await })))
+}
+
+/// What stands behind the `?` of an import.
+#[derive(Deserialize)]
+struct ImportParameters {
+    tag: Option<String>,
+    name: Option<String>,
+}
+
+pub(super) async fn import(State(api): State<Api>, uri: Uri, body: Body) -> Result<Response, Refusal> {
+    let ImportParameters { tag, name } = parameters(&uri)?;
+    if let Some(name) = &name
+        && (name.is_empty() || name.len() > NAME_MAX_BYTES || name.chars().any(char::is_control))
+    {
+        return Err(Refusal::bad_request(format!(
+            "a name of an image has 1 to {NAME_MAX_BYTES} bytes and no control characters"
+        )));
+    }
+    let layout = upload(body, api.limits.image_max_bytes, &api.uploads).await?;
+    let import = Import { layout, tag, name };
+    Ok(events(move |progress| Box::pin(async move { api.platform.import(import, progress).await })))
 }
 
 pub(super) async fn capture(State(api): State<Api>, body: Body) -> Result<Response, Refusal> {

@@ -33,7 +33,8 @@ use crate::telemetry::{EventLog, Metrics};
 use error::Refusal;
 pub use log::{LINES_DEFAULT, LINES_MAX};
 pub use platform::{
-    Build, Identity, ImageResult, Invocation, InvokeOutcome, Invoked, Platform, ProposeError, StoredImage, Upload,
+    Build, Identity, ImageResult, Import, Invocation, InvokeOutcome, Invoked, Platform, ProposeError, StoredImage,
+    Upload,
 };
 pub use request::{BODY_MAX_BYTES, BODY_PIECE_WAIT_MAX, DEPLOY_BODY_MAX_BYTES};
 pub use server::{CONNECTIONS_MAX, ServeError, Server};
@@ -46,6 +47,8 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 pub struct Limits {
     /// The largest upload of a source, in bytes of tar.
     pub upload_max_bytes: u64,
+    /// The largest upload of an image, in bytes.
+    pub image_max_bytes: u64,
     /// The largest event of an invocation, in bytes.
     pub payload_max_bytes: u64,
 }

@@ -43,6 +43,9 @@ pub trait Platform: Send + Sync + 'static {
     /// [`build`](Self::build).
     fn pull(&self, reference: String, progress: mpsc::Sender<json::ImageEvent>) -> BoxFuture<'_, ImageResult>;
 
+    /// Imports an OCI layout. For progress and dropping see [`build`](Self::build).
+    fn import(&self, import: Import, progress: mpsc::Sender<json::ImageEvent>) -> BoxFuture<'_, ImageResult>;
+
     /// Makes a base image of what the machine has. For progress and dropping see [`build`](Self::build).
     fn capture(
         &self,
@@ -50,7 +53,7 @@ pub trait Platform: Send + Sync + 'static {
         progress: mpsc::Sender<json::ImageEvent>,
     ) -> BoxFuture<'_, ImageResult>;
 
-    /// Returns the images in the store, without `used_by`.
+    /// Returns the images in the store, each with the remembered revisions that need it.
     fn images(&self) -> BoxFuture<'_, Result<Vec<json::Image>, json::ErrorBody>>;
 
     /// Returns whether an image is in the store.
@@ -118,6 +121,17 @@ pub struct Build {
     pub request: json::BuildRequest,
     /// The source.
     pub source: Upload,
+}
+
+/// One OCI layout as the API hands it over.
+#[derive(Debug)]
+pub struct Import {
+    /// A tar of it.
+    pub layout: Upload,
+    /// Which of its images.
+    pub tag: Option<String>,
+    /// The name that leads to it afterwards.
+    pub name: Option<String>,
 }
 
 /// A tar as it was uploaded, in a file that goes away when this is dropped. Nothing about its content has been checked but

@@ -56,6 +56,7 @@ pub(super) const ROUTES: &[Route] = routes! {
     GET "/v1/nodes" "Lists the nodes" node::nodes;
     GET "/v1/images" "Lists the images" image::list;
     POST "/v1/images/pull" "Fetches an image from a registry: a stream of ImageEvent" image::pull;
+    POST "/v1/images/import" "Imports an OCI layout from a tar of it: a stream of ImageEvent" image::import;
     POST "/v1/images/capture" "Makes a base image of what the machine has: a stream of ImageEvent" image::capture;
     POST "/v1/images/gc" "Deletes images that nothing refers to" image::gc;
     GET "/v1/events" "Lists what happened lately, oldest first" node::events;

@@ -13,14 +13,14 @@ use tokio::sync::mpsc;
 use super::args::{Apply, Format, Plan, Target};
 use super::client::{Client, document_body, streamed};
 use super::failure::Failure;
-use super::output;
+use super::{image, output};
 use crate::manifest::{Function, Manifest, ManifestError};
 
 /// Bytes of a source that are on their way at once.
 const PIECE_BYTES: usize = 64 << 10;
 
 /// Pieces that may wait.
-const PIECES_MAX: usize = 8;
+pub(super) const PIECES_MAX: usize = 8;
 
 /// Reads a manifest or tells what is wrong with it.
 pub(super) fn load(path: &Path) -> Result<Manifest, Failure> {
@@ -100,21 +100,21 @@ async fn build(client: &Client, app: &str, function: &Function) -> Result<String
             function.name
         ));
     }
-    let request = function.build_request();
+    let mut request = function.build_request();
+    // A base that lies on this machine goes to the node first, which then knows it by its digest.
+    if let Some(layout) = request.base.as_deref().map(image::layout).transpose()?.flatten() {
+        output::say(&format!("{}: uploading its base", function.name));
+        request.base = Some(image::import(client, &layout, None).await?);
+    }
     let header = serde_json::to_vec(&request).map_err(|error| Failure::of(&error))?;
     let header = base64::engine::general_purpose::STANDARD.encode(header);
     let (pieces, body) = mpsc::channel(PIECES_MAX);
     let source = function.source.clone();
     // What the node resolves by itself need not travel.
     let is_resolved = function.dependencies.as_deref().is_some_and(|list| list.ends_with(".json"));
-    let packing = tokio::task::spawn_blocking(move || {
-        let out = Pieces { pieces, buffer: Vec::with_capacity(PIECE_BYTES) };
-        pack(
-            source.as_deref(),
-            if is_resolved { &[".git", "__pycache__", "node_modules"] } else { &[".git", "__pycache__"] },
-            out,
-        )
-    });
+    let skipped: &[&str] =
+        if is_resolved { &[".git", "__pycache__", "node_modules"] } else { &[".git", "__pycache__"] };
+    let packing = tokio::task::spawn_blocking(move || pack(source.as_deref(), skipped, Pieces::new(pieces)));
     let path = format!("/v1/apps/{app}/functions/{}/build", function.name);
     let request = Request::post(path).header(json::BUILD_HEADER, header).header("content-type", "application/x-tar");
     let mut image = None;
@@ -166,7 +166,7 @@ pub(super) async fn deploy(
 }
 
 /// Writes a source as a tar, without what has a skipped name; a single file becomes the only one in it.
-fn pack(source: Option<&Path>, skipped: &[&str], out: Pieces) -> io::Result<()> {
+pub(super) fn pack(source: Option<&Path>, skipped: &[&str], out: Pieces) -> io::Result<()> {
     let mut tar = tar::Builder::new(out);
     tar.mode(tar::HeaderMode::Deterministic);
     tar.follow_symlinks(false);
@@ -192,9 +192,15 @@ fn pack(source: Option<&Path>, skipped: &[&str], out: Pieces) -> io::Result<()> 
 }
 
 /// A writer whose bytes are sent in pieces.
-struct Pieces {
+pub(super) struct Pieces {
     pieces: mpsc::Sender<io::Result<Bytes>>,
     buffer: Vec<u8>,
+}
+
+impl Pieces {
+    pub(super) fn new(pieces: mpsc::Sender<io::Result<Bytes>>) -> Self {
+        Self { pieces, buffer: Vec::with_capacity(PIECE_BYTES) }
+    }
 }
 
 impl Write for Pieces {

@@ -300,10 +300,13 @@ pub(super) enum Image {
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Fetch an image from a registry.
+    /// Fetch an image from a registry, or import an OCI layout of this machine.
     Pull {
-        /// registry/repository:tag
+        /// REGISTRY/NAME:TAG[@sha256:…], or a layout: oci:FOLDER[:TAG], or the path of a folder or a tar.
         reference: String,
+        /// The name manifests refer to a layout's image by; it is FOLDER[:TAG] unless given.
+        #[arg(long)]
+        name: Option<String>,
     },
     /// Make a base image of what this machine has.
     Capture {

@@ -3,11 +3,11 @@
 use std::io::Read;
 
 use hyper::Request;
-use proto::json::{self, ErrorCode, ImageEvent};
+use proto::json::{self, ErrorCode};
 use serde_json::Value;
 
-use super::args::{Delete, Image, Init, InitRuntime, Invoke, Scale, Target};
-use super::client::{Client, collect, document_body, empty, refusal, whole};
+use super::args::{Delete, Init, InitRuntime, Invoke, Scale, Target};
+use super::client::{Client, collect, empty, refusal, whole};
 use super::failure::Failure;
 use super::output;
 
@@ -114,40 +114,4 @@ pub(super) async fn delete(target: &Target, arguments: Delete) -> Result<(), Fai
         output::say(&format!("deleted {}", path.rsplit('/').next().unwrap_or_default()));
     }
     Ok(())
-}
-
-pub(super) async fn image(target: &Target, command: Image) -> Result<(), Failure> {
-    let client = Client::find(target)?;
-    match command {
-        Image::Ls { output } => {
-            let images: Vec<Value> = client.get("/v1/images").await?;
-            output::list(output, &images, &["digest", "names", "size_bytes", "used_by"])
-        }
-        Image::Pull { reference } => follow(&client, "/v1/images/pull", &json::PullRequest { reference }).await,
-        Image::Capture { what, name } => {
-            follow(&client, "/v1/images/capture", &json::CaptureRequest { what, name }).await
-        }
-        Image::Gc => {
-            let report: json::GcReport = client.put("POST", "/v1/images/gc", &serde_json::json!({})).await?;
-            output::json(&report)
-        }
-    }
-}
-
-/// Prints the progress of something that ends in an image.
-async fn follow(client: &Client, path: &str, request: &impl serde::Serialize) -> Result<(), Failure> {
-    client
-        .lines(Request::post(path), document_body(request)?, |event: ImageEvent| match event {
-            ImageEvent::Progress { step, .. } => {
-                output::say(&step);
-                Ok(true)
-            }
-            ImageEvent::Output { text } => {
-                output::say(&text);
-                Ok(true)
-            }
-            ImageEvent::Done { image, .. } => output::line(&image).map(|()| false),
-            ImageEvent::Error(error) => Err(error.into()),
-        })
-        .await
 }

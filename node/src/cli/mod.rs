@@ -6,6 +6,7 @@ mod change;
 mod client;
 mod dev;
 mod failure;
+mod image;
 mod look;
 mod output;
 mod run;
@@ -70,7 +71,7 @@ async fn execute(arguments: Arguments) -> Result<(), Failure> {
         Command::Rollback { function, to } => change::rollback(&target, &function, to).await,
         Command::Scale(scale) => change::scale(&target, scale).await,
         Command::Delete(delete) => change::delete(&target, delete).await,
-        Command::Image(image) => change::image(&target, image).await,
+        Command::Image(image) => image::image(&target, image).await,
         Command::Doctor => run::doctor(),
         Command::Completion { shell } => {
             clap_complete::generate(

@@ -83,13 +83,15 @@ pub struct Build {
     pub pip_offline: bool,
     /// The registry of npm; empty means what the machine's own npm is configured to use.
     pub npm_registry: String,
-    /// Certificates, in PEM, that pip and npm trust; empty means those of the machine.
+    /// Certificates, in PEM, that pip, npm and pulls from registries trust; empty means those of the machine.
     pub ca_file: PathBuf,
-    /// Registries that are spoken to without TLS, as `host:port`.
+    /// Registries that are spoken to without TLS, as `host:port`; those on loopback are anyway.
     pub insecure_registries: Vec<String>,
+    /// Credentials for registries, in a file like Docker's `config.json`; empty means none.
+    pub registry_auth_file: PathBuf,
     /// The largest source of a function, unpacked.
     pub source_max: Size,
-    /// The largest image.
+    /// The largest image that is pulled or imported: the bytes of its layers as they come.
     pub image_max: Size,
     /// How long one build may take.
     pub timeout: Period,
@@ -155,6 +157,7 @@ impl Default for Build {
             npm_registry: String::new(),
             ca_file: PathBuf::new(),
             insecure_registries: Vec::new(),
+            registry_auth_file: PathBuf::new(),
             source_max: Size(256 << 20),
             image_max: Size(4 << 30),
             timeout: Period(Duration::from_secs(600)),

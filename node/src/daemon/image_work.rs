@@ -1,17 +1,21 @@
-//! Builds, captures and sweeps as the API asks for them.
+//! Builds, pulls, imports, captures and sweeps as the API asks for them.
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use control_plane::model::{Digest, Runtime};
 use proto::json::{self, ErrorBody, ErrorCode, ImageEvent};
 use tokio::sync::mpsc;
 
+use super::image_failure;
 use crate::agent::SandboxTools;
-use crate::api::{Build, ImageResult, StoredImage};
-use crate::image::{self, BuildError, BuildRequest, Capture, CaptureError, Store, UnpackLimits};
+use crate::api::{Build, ImageResult, Import, StoredImage, Upload};
+use crate::image::{
+    self, BuildRequest, Built, Capture, ImageSummary, PullProgress, PullStep, Reference, ReferenceError, Store,
+    UnpackLimits,
+};
 
 /// Builds the image of a function from its upload.
 pub(super) async fn build(
@@ -21,13 +25,7 @@ pub(super) async fn build(
     build: Build,
     progress: mpsc::Sender<ImageEvent>,
 ) -> ImageResult {
-    let (upload, parent) = (build.source.path().to_path_buf(), work.to_path_buf());
-    let unpacked = tokio::task::spawn_blocking(move || unpack_source(&upload, &parent)).await;
-    let source = match unpacked {
-        Ok(Ok(source)) => source,
-        Ok(Err(error)) => return Err(failed(format!("the source cannot be unpacked: {error}"), None)),
-        Err(error) => return Err(failed(error.to_string(), None)),
-    };
+    let source = unpacked(&build.source, work).await?;
     let request = BuildRequest {
         runtime: runtime(build.request.runtime),
         source: source.path().to_path_buf(),
@@ -39,8 +37,8 @@ pub(super) async fn build(
         // Progress that finds the channel full is lost.
         let _ = progress.try_send(ImageEvent::Progress { step: step.to_owned(), done: 0, total: None });
     };
-    let built = images.build(request, tools, &tell).await.map_err(|error| explain(&error))?;
-    Ok(StoredImage { digest: built.image, reused: built.reused, size_bytes: built.size_bytes })
+    let built = images.build(request, tools, &tell).await.map_err(|error| image_failure::of_build(&error))?;
+    Ok(stored(built))
 }
 
 /// Captures a base from this machine.
@@ -62,27 +60,88 @@ pub(super) async fn capture(
     let name = request.name.unwrap_or(request.what);
     // Progress that finds the channel full is lost.
     let _ = progress.try_send(ImageEvent::Progress { step: format!("capturing {name}"), done: 0, total: None });
-    let digest = images.capture(what, name).await.map_err(|error| explain(&error))?;
+    let digest = images.capture(what, name).await.map_err(|error| image_failure::of_build(&error))?;
     let known = images.list().into_iter().find(|image| image.digest == digest);
     Ok(StoredImage { digest, reused: false, size_bytes: known.map_or(0, |image| image.size_bytes) })
 }
 
+/// Fetches an image from a registry.
+pub(super) async fn pull(images: &Store, reference: String, progress: mpsc::Sender<ImageEvent>) -> ImageResult {
+    let reference: Reference = reference.parse().map_err(|error: ReferenceError| ErrorBody {
+        error: error.to_string(),
+        hint: Some(error.hint),
+        code: ErrorCode::BadRequest,
+    })?;
+    let built = images.pull(&reference, tell(progress)).await.map_err(|error| image_failure::of_pull(&error))?;
+    Ok(stored(built))
+}
+
+/// Imports an OCI layout from its upload.
+pub(super) async fn import(
+    images: &Store,
+    work: &Path,
+    import: Import,
+    progress: mpsc::Sender<ImageEvent>,
+) -> ImageResult {
+    let folder = unpacked(&import.layout, work).await?;
+    let (tag, name) = (import.tag.as_deref(), import.name.as_deref());
+    let imported = images.import(folder.path(), tag, name, tell(progress)).await;
+    Ok(stored(imported.map_err(|error| image_failure::of_pull(&error))?))
+}
+
+/// Lists the images, each with the revisions that run it or what is laid over it.
+pub(super) fn list(images: &Store, revisions: &[(String, Digest)]) -> Vec<json::Image> {
+    let known = images.list();
+    let is_under = |below: &ImageSummary, image: &Digest| {
+        below.digest == *image
+            || known.iter().any(|above| {
+                above.digest == *image && !below.layers.is_empty() && above.layers.starts_with(&below.layers)
+            })
+    };
+    let shown = known.iter().map(|image| json::Image {
+        digest: image.digest.to_string(),
+        names: image.names.clone(),
+        size_bytes: image.size_bytes,
+        used_by: revisions.iter().filter(|(_, used)| is_under(image, used)).map(|(name, _)| name.clone()).collect(),
+    });
+    shown.collect()
+}
+
 /// Deletes what nothing refers to.
 pub(super) async fn sweep(images: &Store, live: BTreeSet<Digest>) -> Result<json::GcReport, ErrorBody> {
-    let images = images.clone();
-    let swept = tokio::task::spawn_blocking(move || images.sweep(&live)).await;
-    let report = swept.map_err(io::Error::other).flatten().map_err(|error| ErrorBody {
-        error: error.to_string(),
-        hint: None,
-        code: ErrorCode::Internal,
-    })?;
+    let report = images.sweep(live).await.map_err(|error| image_failure::of_sweep(&error))?;
     Ok(json::GcReport { images: report.images, blobs: report.blobs, freed_bytes: report.freed_bytes })
+}
+
+/// Passes on how far a pull is.
+fn tell(progress: mpsc::Sender<ImageEvent>) -> PullProgress {
+    Arc::new(move |step: PullStep| {
+        // Progress that finds the channel full is lost.
+        let _ = progress.try_send(ImageEvent::Progress { step: step.text, done: step.done, total: step.total });
+    })
+}
+
+fn stored(built: Built) -> StoredImage {
+    StoredImage { digest: built.image, reused: built.reused, size_bytes: built.size_bytes }
+}
+
+/// Unpacks an upload into a folder of its own.
+async fn unpacked(upload: &Upload, work: &Path) -> Result<tempfile::TempDir, ErrorBody> {
+    let (path, parent) = (upload.path().to_path_buf(), work.to_path_buf());
+    match tokio::task::spawn_blocking(move || unpack_source(&path, &parent)).await {
+        Ok(Ok(folder)) => Ok(folder),
+        Ok(Err(error)) => {
+            let text = crate::error_chain::text(&error);
+            Err(image_failure::failed(format!("the upload cannot be unpacked: {text}"), None))
+        }
+        Err(error) => Err(image_failure::failed(error.to_string(), None)),
+    }
 }
 
 /// Unpacks an upload with every check that any archive gets.
 fn unpack_source(upload: &Path, work: &Path) -> Result<tempfile::TempDir, image::UnpackError> {
     let folder = tempfile::Builder::new().prefix("source-").tempdir_in(work)?;
-    image::unpack(io::BufReader::new(File::open(upload)?), folder.path(), &UnpackLimits::default())?;
+    image::unpack(&File::open(upload)?, folder.path(), &UnpackLimits::default())?;
     Ok(folder)
 }
 
@@ -93,35 +152,5 @@ fn runtime(runtime: json::Runtime) -> Runtime {
         json::Runtime::Provided => Runtime::Provided,
         json::Runtime::Http => Runtime::Http,
         json::Runtime::Image => Runtime::Image,
-    }
-}
-
-fn failed(error: String, hint: Option<&str>) -> ErrorBody {
-    ErrorBody { error, hint: hint.map(str::to_owned), code: ErrorCode::BuildFailed }
-}
-
-/// Returns a failed build with everything that caused it, and what helps.
-fn explain(error: &BuildError) -> ErrorBody {
-    let text = crate::error_chain::text(error);
-    match error {
-        BuildError::Capture(CaptureError::LanguageMissing { hint, .. }) => {
-            ErrorBody { error: text, hint: Some((*hint).to_owned()), code: ErrorCode::LanguageMissing }
-        }
-        BuildError::Dependencies(_) => failed(text, Some("the reason is the tool's own; check names and versions")),
-        BuildError::NoResolver(_) => {
-            failed(text, Some("name base = \"python3\" or \"nodejs\", or ship what it needs with the source"))
-        }
-        BuildError::NoBase(_) => failed(text, Some("`hearth image ls` shows what there is")),
-        BuildError::Store(error) if error.kind() == io::ErrorKind::StorageFull => {
-            let hint = Some("make room: hearth image gc".to_owned());
-            ErrorBody { error: text, hint, code: ErrorCode::DiskFull }
-        }
-        BuildError::Missing { .. }
-        | BuildError::TooLarge { .. }
-        | BuildError::ListTooLarge { .. }
-        | BuildError::Capture(_)
-        | BuildError::NoCommand(_)
-        | BuildError::Store(_)
-        | BuildError::Base(_) => failed(text, None),
     }
 }

@@ -5,13 +5,14 @@
 //! ```
 
 mod capacity;
+mod image_failure;
 mod image_work;
 mod observer;
 mod platform;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ use crate::clock::Clock;
 use crate::config::{Build, Config};
 use crate::data_dir::{self, DataDir};
 use crate::gateway::{Gateway, QUEUE_MAX, Traffic};
-use crate::image::{Store, ToolSettings};
+use crate::image::{self, Store, ToolSettings};
 use crate::leader;
 use crate::raft::{self, ProposeError, Raft};
 use crate::sandbox::{self, Sandboxes};
@@ -144,7 +145,7 @@ impl Daemon {
         let limits = logs::Limits { function_max_bytes: config.logs.function_max.0, age_max: config.logs.age_max.0 };
         let logs = LogStore::open(data_dir.logs(), &index, limits, clock.clone(), Arc::clone(&metrics))?;
         let raft = Raft::open(raft::Config { dir: data_dir.raft(), node: NODE }, clock.clone()).await?;
-        let images = Store::open(&data_dir.images()).map_err(StartError::Images)?;
+        let images = Store::open(&data_dir.images(), image_settings(&config)).map_err(StartError::Images)?;
         let (sandboxes, adopted) = Sandboxes::start(sandbox_config(&config, &data_dir)?)?;
 
         let (traffic, demands) = Traffic::new(clock.clone(), QUEUE_MAX);
@@ -213,6 +214,7 @@ impl Daemon {
             uploads: Arc::new(data_dir.uploads()),
             limits: crate::api::Limits {
                 upload_max_bytes: config.build.source_max.0,
+                image_max_bytes: config.build.image_max.0,
                 payload_max_bytes: config.gateway.body_max.0,
             },
         };
@@ -316,8 +318,22 @@ fn tool_settings(build: &Build) -> ToolSettings {
         pip_find_links: build.pip_find_links.clone(),
         pip_offline: build.pip_offline,
         npm_registry: build.npm_registry.clone(),
-        ca_file: (!build.ca_file.as_os_str().is_empty()).then(|| build.ca_file.clone()),
+        ca_file: given(&build.ca_file),
         deadline: build.timeout.0,
+    }
+}
+
+/// Returns a path of the configuration, where an empty one stands for none.
+fn given(path: &Path) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then(|| path.to_path_buf())
+}
+
+fn image_settings(config: &Config) -> image::Settings {
+    image::Settings {
+        insecure_registries: config.build.insecure_registries.clone(),
+        auth_file: given(&config.build.registry_auth_file),
+        ca_file: given(&config.build.ca_file),
+        image_max: config.build.image_max.0,
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::image_work;
 use crate::agent::{InstanceView, Instances, Phase, SandboxTools};
-use crate::api::{Build, Identity, ImageResult, Invocation, InvokeOutcome, Invoked, Platform, ProposeError};
+use crate::api::{Build, Identity, ImageResult, Import, Invocation, InvokeOutcome, Invoked, Platform, ProposeError};
 use crate::gateway::{CallFailure, CallOutcome, Gateway};
 use crate::image::Store;
 use crate::raft::{self, Raft};
@@ -75,10 +75,12 @@ impl Platform for Local {
         image_work::build(&self.images, &self.tools, &self.work, build, progress).boxed()
     }
 
-    fn pull(&self, reference: String, _progress: mpsc::Sender<json::ImageEvent>) -> BoxFuture<'_, ImageResult> {
-        let error = format!("{reference} cannot be pulled: this version pulls from no registry");
-        let hint = Some("capture a base from this machine: hearth image capture python3".to_owned());
-        async move { Err(ErrorBody { error, hint, code: ErrorCode::BuildFailed }) }.boxed()
+    fn pull(&self, reference: String, progress: mpsc::Sender<json::ImageEvent>) -> BoxFuture<'_, ImageResult> {
+        image_work::pull(&self.images, reference, progress).boxed()
+    }
+
+    fn import(&self, import: Import, progress: mpsc::Sender<json::ImageEvent>) -> BoxFuture<'_, ImageResult> {
+        image_work::import(&self.images, &self.work, import, progress).boxed()
     }
 
     fn capture(
@@ -90,14 +92,21 @@ impl Platform for Local {
     }
 
     fn images(&self) -> BoxFuture<'_, Result<Vec<json::Image>, ErrorBody>> {
-        let images = self.images.list().into_iter().map(|image| json::Image {
-            digest: image.digest.to_string(),
-            names: image.names,
-            size_bytes: image.size_bytes,
-            used_by: Vec::new(),
+        let revisions: Vec<(String, Digest)> = self.raft.read(|state| {
+            let all = state.functions.iter().flat_map(|(name, function)| {
+                function
+                    .revisions
+                    .iter()
+                    .map(move |(number, revision)| (format!("{name}@{number}"), revision.spec.image))
+            });
+            all.collect()
         });
-        let images = images.collect();
-        async move { Ok(images) }.boxed()
+        let images = self.images.clone();
+        async move {
+            let listed = tokio::task::spawn_blocking(move || image_work::list(&images, &revisions)).await;
+            listed.map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))
+        }
+        .boxed()
     }
 
     fn has_image(&self, image: Digest) -> BoxFuture<'_, bool> {

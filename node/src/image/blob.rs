@@ -1,12 +1,20 @@
 //! Content by its digest: every blob is a file named after the sha256 of what it holds.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Seek, Write};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use control_plane::model::Digest;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::pull::PullError;
+
+/// Pieces of a blob that may wait for the disk.
+const PIECES_MAX: usize = 16;
 
 /// Counts unfinished files of this process.
 static UNFINISHED: AtomicU64 = AtomicU64::new(0);
@@ -103,6 +111,115 @@ impl NewBlob<'_> {
     }
 }
 
+impl NewBlob<'_> {
+    /// Forgets what was written.
+    fn restart(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        self.hash = Sha256::new();
+        self.size = 0;
+        Ok(())
+    }
+
+    /// Keeps the blob if it is what was expected, else tells what it is.
+    fn finish_as(self, expected: &Digest) -> io::Result<Result<(), Digest>> {
+        let actual = Digest::from_bytes(self.hash.clone().finalize().into());
+        if actual != *expected {
+            return Ok(Err(actual));
+        }
+        self.finish()?;
+        Ok(Ok(()))
+    }
+}
+
+/// A blob that arrives piece by piece and is hashed and written by a thread that may wait for the disk.
+///
+/// Dropped before it is finished, nothing of it is left.
+pub(super) struct BlobWriter {
+    pieces: mpsc::Sender<Piece>,
+    writing: JoinHandle<io::Result<Option<Result<(), Digest>>>>,
+    expected: Digest,
+    size: u64,
+    written: u64,
+    told: Box<dyn Fn(i64) + Send + Sync>,
+}
+
+/// What the thread is told.
+enum Piece {
+    Bytes(Bytes),
+    Restart,
+    Finish,
+}
+
+impl BlobWriter {
+    /// Begins a blob of a known digest and size; `told` hears of every byte that comes, and of those that are given up.
+    pub(super) fn new(blobs: &Blobs, expected: Digest, size: u64, told: Box<dyn Fn(i64) + Send + Sync>) -> Self {
+        let (pieces, mut arriving) = mpsc::channel(PIECES_MAX);
+        let blobs = blobs.clone();
+        let writing = tokio::task::spawn_blocking(move || {
+            let mut blob = blobs.create()?;
+            while let Some(piece) = arriving.blocking_recv() {
+                match piece {
+                    Piece::Bytes(bytes) => blob.write_all(&bytes)?,
+                    Piece::Restart => blob.restart()?,
+                    Piece::Finish => return blob.finish_as(&expected).map(Some),
+                }
+            }
+            Ok(None)
+        });
+        Self { pieces, writing, expected, size, written: 0, told }
+    }
+
+    /// Returns how many bytes have come.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Takes the next piece; more than the blob may have is refused before it is written.
+    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), PullError> {
+        let count = u64::try_from(bytes.len()).map_err(io::Error::other)?;
+        if self.written.saturating_add(count) > self.size {
+            let reason = format!("blob {} is longer than the {} bytes it must have", self.expected, self.size);
+            return Err(PullError::Invalid { reason });
+        }
+        self.send(Piece::Bytes(bytes)).await?;
+        self.written += count;
+        (self.told)(i64::try_from(count).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    /// Begins anew.
+    pub(super) async fn restart(&mut self) -> Result<(), PullError> {
+        if self.written > 0 {
+            self.send(Piece::Restart).await?;
+            (self.told)(-i64::try_from(self.written).unwrap_or(i64::MAX));
+            self.written = 0;
+        }
+        Ok(())
+    }
+
+    /// Keeps the blob if it has the digest it must have.
+    pub(super) async fn finish(mut self) -> Result<(), PullError> {
+        self.send(Piece::Finish).await?;
+        match self.writing.await.map_err(io::Error::other)?? {
+            Some(Ok(())) => Ok(()),
+            Some(Err(actual)) => Err(PullError::Corrupt { expected: self.expected, actual }),
+            None => Err(io::Error::other("the thread that writes a blob ended early").into()),
+        }
+    }
+
+    async fn send(&mut self, piece: Piece) -> Result<(), PullError> {
+        if self.pieces.send(piece).await.is_ok() {
+            return Ok(());
+        }
+        // It ended, and knows why: the disk.
+        match (&mut self.writing).await.map_err(io::Error::other)? {
+            Err(error) => Err(error.into()),
+            Ok(_) => Err(io::Error::other("the thread that writes a blob ended early").into()),
+        }
+    }
+}
+
 impl Write for NewBlob<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
@@ -128,17 +245,4 @@ impl Drop for NewBlob<'_> {
 /// Returns the digest of some bytes.
 pub(super) fn of(bytes: &[u8]) -> Digest {
     Digest::from_bytes(Sha256::digest(bytes).into())
-}
-
-/// Returns the digest of a file.
-pub(super) fn of_file(path: &Path) -> io::Result<Digest> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(Digest::from_bytes(hash.finalize().into())),
-            count => hash.update(&buffer[..count]),
-        }
-    }
 }

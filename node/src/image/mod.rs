@@ -1,4 +1,4 @@
-//! OCI images on this machine: a content-addressed store, builders, capture of bases.
+//! OCI images on this machine: a content-addressed store, builders, capture of bases, registries and layouts.
 //!
 //! ```text
 //! images/
@@ -7,31 +7,65 @@
 //!   index.json          which manifests are images, and their names
 //!   built.json          what was made from what, so that nothing is made twice
 //! ```
-//! Pulling from registries and importing layouts are not here yet.
+//! A build, a pull and a capture work side by side; a sweep waits until none does.
 
 mod blob;
 mod build;
 mod capture;
 mod layer;
+mod layout;
 mod oci;
+mod pull;
+mod reference;
+mod registry;
+mod rootfs;
 mod unpack;
+mod user;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use control_plane::model::Digest;
 use serde::{Deserialize, Serialize};
+use tokio::sync::{RwLock, RwLockReadGuard};
 
 pub use self::build::{
     BuildError, BuildRequest, Built, Progress, RunOutput, RunRequest, SOURCE_MAX, ToolSettings, Tools,
 };
 pub use self::capture::{Capture, CaptureError};
-pub use self::unpack::{UnpackError, UnpackLimits, unpack};
+pub use self::pull::{PullError, PullProgress, PullStep};
+pub use self::reference::{Reference, ReferenceError, Scheme};
+pub use self::rootfs::{ImageConfig, Rootfs, RootfsError};
+pub use self::unpack::{RATIO_FREE, UnpackError, UnpackLimits, unpack};
+pub use self::user::User;
 
 use self::blob::Blobs;
+
+/// How long a sweep waits for builds and pulls to end.
+const SWEEP_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How the store reaches other stores, and what it takes from them.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Registries that are spoken to without TLS, as `host:port`; those on loopback are anyway.
+    pub insecure_registries: Vec<String>,
+    /// A file like Docker's `config.json` with credentials.
+    pub auth_file: Option<PathBuf>,
+    /// Certificates in PEM that are trusted instead of the machine's.
+    pub ca_file: Option<PathBuf>,
+    /// Bytes of all layers of an image, as they come.
+    pub image_max: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { insecure_registries: Vec::new(), auth_file: None, ca_file: None, image_max: 4 << 30 }
+    }
+}
 
 /// The images of a node; cheap to clone.
 #[derive(Clone, Debug)]
@@ -40,9 +74,14 @@ pub struct Store(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     folder: PathBuf,
+    settings: Settings,
     blobs: Blobs,
     index: Mutex<Index>,
     capturing: Mutex<()>,
+    /// Held for reading by whatever makes images, for writing by a sweep.
+    work: RwLock<()>,
+    /// One pulls, the others wait for it: what two want comes once.
+    pulling: tokio::sync::Mutex<()>,
     /// One unpacks a layer, the others wait for it.
     unpacking: tokio::sync::Mutex<()>,
 }
@@ -59,30 +98,6 @@ struct Index {
     captured: BTreeSet<String>,
 }
 
-/// The root of an image, unpacked.
-#[derive(Clone, Debug)]
-pub struct Rootfs {
-    /// Its layers as directories, lowest first.
-    pub layers: Vec<PathBuf>,
-    /// Those of them that were captured from this machine: they hold nobody's code but its own.
-    pub captured: Vec<PathBuf>,
-    /// What it runs.
-    pub config: ImageConfig,
-}
-
-/// What an image runs unless it is told otherwise.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ImageConfig {
-    /// What is always run.
-    pub entrypoint: Vec<String>,
-    /// Arguments for it, or what is run where there is no entrypoint.
-    pub cmd: Vec<String>,
-    /// Environment as `NAME=value`.
-    pub env: Vec<String>,
-    /// Where it runs.
-    pub working_dir: Option<String>,
-}
-
 /// An image in the store, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageSummary {
@@ -92,6 +107,8 @@ pub struct ImageSummary {
     pub names: Vec<String>,
     /// The size of its blobs.
     pub size_bytes: u64,
+    /// Its layers, lowest first.
+    pub layers: Vec<String>,
 }
 
 /// What a sweep deleted.
@@ -105,30 +122,20 @@ pub struct SweepReport {
     pub freed_bytes: u64,
 }
 
-/// Why an image has no root.
+/// Why nothing was swept.
 #[derive(Debug, thiserror::Error)]
-pub enum RootfsError {
-    /// It is not in the store, or damaged.
-    #[error("image {image} cannot be read")]
-    Unreadable {
-        /// The image.
-        image: Digest,
-        /// Why.
-        source: io::Error,
-    },
-    /// A layer cannot be unpacked.
-    #[error("a layer of image {image} cannot be unpacked")]
-    Layer {
-        /// The image.
-        image: Digest,
-        /// Why.
-        source: UnpackError,
-    },
+pub enum SweepError {
+    /// Something is being made.
+    #[error("a build or a pull is under way")]
+    Busy,
+    /// The store cannot be read or written.
+    #[error("the image store failed")]
+    Store(#[from] io::Error),
 }
 
 impl Store {
     /// Opens the store in a folder, which is made if it is not there.
-    pub fn open(folder: &Path) -> io::Result<Self> {
+    pub fn open(folder: &Path, settings: Settings) -> io::Result<Self> {
         fs::create_dir_all(folder.join("layers"))?;
         // Sandboxes run as users of their own and must be able to pass through to their layers.
         for path in [folder.to_path_buf(), folder.join("layers")] {
@@ -147,62 +154,15 @@ impl Store {
         };
         let shared = Shared {
             folder: folder.to_path_buf(),
+            settings,
             blobs: Blobs::open(folder.join("blobs"))?,
             index: Mutex::new(index),
             capturing: Mutex::default(),
+            work: RwLock::default(),
+            pulling: tokio::sync::Mutex::default(),
             unpacking: tokio::sync::Mutex::default(),
         };
         Ok(Self(Arc::new(shared)))
-    }
-
-    /// Returns the root of an image, unpacked on first need.
-    pub async fn rootfs(&self, image: &Digest) -> Result<Rootfs, RootfsError> {
-        let unreadable = |source| RootfsError::Unreadable { image: *image, source };
-        let (manifest, config) = self.image(image).map_err(unreadable)?;
-        let (mut layers, mut captured) = (Vec::new(), Vec::new());
-        for descriptor in &manifest.layers {
-            let digest: Digest = descriptor.digest.parse().map_err(|error| unreadable(io::Error::other(error)))?;
-            let path = self.unpacked(&digest).await.map_err(|source| RootfsError::Layer { image: *image, source })?;
-            if self.index().captured.contains(&descriptor.digest) {
-                captured.push(path.clone());
-            }
-            layers.push(path);
-        }
-        let execution = config.config;
-        let config = ImageConfig {
-            entrypoint: execution.entrypoint.unwrap_or_default(),
-            cmd: execution.cmd.unwrap_or_default(),
-            env: execution.env.unwrap_or_default(),
-            working_dir: execution.working_dir,
-        };
-        Ok(Rootfs { layers, captured, config })
-    }
-
-    /// Returns a layer as a directory.
-    async fn unpacked(&self, digest: &Digest) -> Result<PathBuf, UnpackError> {
-        let path = self.0.folder.join("layers").join(digest.hex());
-        if path.is_dir() {
-            return Ok(path);
-        }
-        let _unpacking = self.0.unpacking.lock().await;
-        if path.is_dir() {
-            return Ok(path);
-        }
-        let (store, digest, target) = (self.clone(), *digest, path.clone());
-        let unpacked = tokio::task::spawn_blocking(move || {
-            let blob = store.0.blobs.path(&digest);
-            if blob::of_file(&blob)? != digest {
-                let reason = format!("layer {digest} is damaged");
-                return Err(UnpackError::Io(io::Error::new(io::ErrorKind::InvalidData, reason)));
-            }
-            let unfinished = tempfile::Builder::new().prefix("layer-").tempdir_in(store.work_dir())?;
-            let archive = io::BufReader::with_capacity(1 << 20, fs::File::open(blob)?);
-            unpack(archive, unfinished.path(), &UnpackLimits::default())?;
-            fs::rename(unfinished.keep(), target)?;
-            Ok(())
-        });
-        unpacked.await.map_err(io::Error::other)??;
-        Ok(path)
     }
 
     /// Returns whether an image is in the store.
@@ -219,13 +179,25 @@ impl Store {
             .filter_map(|text| {
                 let digest: Digest = text.parse().ok()?;
                 let names = index.names.iter().filter(|(_, image)| *image == text).map(|(name, _)| name.clone());
-                Some(ImageSummary { digest, names: names.collect(), size_bytes: self.size(&digest).unwrap_or(0) })
+                let (manifest, _) = self.image(&digest).ok()?;
+                let layers = manifest.layers.into_iter().map(|layer| layer.digest).collect();
+                let size_bytes = self.size(&digest).unwrap_or(0);
+                Some(ImageSummary { digest, names: names.collect(), size_bytes, layers })
             })
             .collect()
     }
 
     /// Deletes images that are neither `live` nor named, and blobs and unpacked layers that no image has.
-    pub fn sweep(&self, live: &BTreeSet<Digest>) -> io::Result<SweepReport> {
+    ///
+    /// It waits a little for builds and pulls to end; while one goes on, nothing is deleted.
+    pub async fn sweep(&self, live: BTreeSet<Digest>) -> Result<SweepReport, SweepError> {
+        let sweeping = tokio::time::timeout(SWEEP_WAIT_MAX, self.0.work.write()).await;
+        let _sweeping = sweeping.map_err(|_| SweepError::Busy)?;
+        let store = self.clone();
+        Ok(tokio::task::spawn_blocking(move || store.sweep_now(&live)).await.map_err(io::Error::other)??)
+    }
+
+    fn sweep_now(&self, live: &BTreeSet<Digest>) -> io::Result<SweepReport> {
         let mut report = SweepReport::default();
         let mut index = self.index();
         let named: BTreeSet<String> = index.names.values().cloned().collect();
@@ -276,6 +248,10 @@ impl Store {
         self.write_index(&index)
     }
 
+    fn is_captured(&self, layer: &str) -> bool {
+        self.index().captured.contains(layer)
+    }
+
     fn list_image(&self, image: Digest) -> io::Result<()> {
         let mut index = self.index();
         if index.images.insert(image.to_string()) {
@@ -308,6 +284,19 @@ impl Store {
         self.0.index.lock().expect("no holder of this lock panics")
     }
 
+    /// Keeps sweeps away from what is being made until the guard is dropped.
+    async fn begin_work(&self) -> RwLockReadGuard<'_, ()> {
+        self.0.work.read().await
+    }
+
+    fn pulling(&self) -> &tokio::sync::Mutex<()> {
+        &self.0.pulling
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
     fn capturing(&self) -> MutexGuard<'_, ()> {
         self.0.capturing.lock().expect("no holder of this lock panics")
     }
@@ -334,3 +323,6 @@ impl Store {
         Ok(manifest.layers.iter().map(|layer| layer.size).sum::<u64>() + manifest.config.size)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,7 +74,6 @@ const RESOURCES_DEFAULT: Resources =
     Resources { cpu: MilliCpu(500), memory: Bytes::mebi(256), disk: Bytes::mebi(512), pids: 1024 };
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
-const USER_DEFAULT: u32 = 1000;
 
 /// One function as its manifest describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,8 +102,8 @@ pub struct Function {
     pub concurrency: Concurrency,
     /// What its sandbox may reach.
     pub network: Network,
-    /// The user id inside its sandbox.
-    pub user: u32,
+    /// The user id inside its sandbox, if it says so.
+    pub user: Option<u32>,
     /// How it scales.
     pub scaling: Scaling,
     /// What invokes it beside its name.
@@ -196,7 +195,7 @@ pub(super) fn read(entry: &Entry, folder: Option<&Path>, problems: &mut Collecto
         source: code.source.map(|source| folder.unwrap_or(Path::new("")).join(source).components().collect()),
         handler: code.handler,
         command: code.command,
-        base: code.base,
+        base: code.base.map(|base| beside(&base, folder)),
         dependencies: code.dependencies,
         environment: settings.environment,
         resources: settings.resources,
@@ -218,6 +217,17 @@ pub(super) fn read(entry: &Entry, folder: Option<&Path>, problems: &mut Collecto
         source::check(&function, &places, problems);
     }
     Some(function)
+}
+
+/// Returns a base that is the path of a layout as seen from the manifest's folder, any other as it is.
+fn beside(base: &str, folder: Option<&Path>) -> String {
+    let (kind, path) = match base.strip_prefix("oci:") {
+        Some(path) => ("oci:", path),
+        None if base.starts_with("./") || base.starts_with("../") => ("oci:", base),
+        None => return base.to_owned(),
+    };
+    let joined: PathBuf = folder.unwrap_or(Path::new("")).join(path).components().collect();
+    format!("{kind}{}", joined.display())
 }
 
 fn runtime(entry: &Entry, entries: &[Entry], problems: &mut Collector) -> Option<Runtime> {
@@ -350,7 +360,7 @@ struct Settings {
     timeout: Duration,
     concurrency: Concurrency,
     network: Network,
-    user: u32,
+    user: Option<u32>,
     scaling: Scaling,
     triggers: Vec<Trigger>,
 }
@@ -386,7 +396,10 @@ impl Settings {
                 Some(count) => Concurrency::new(u16::try_from(count?).ok()?)?,
             },
             network: network.unwrap_or(Some(Network::default()))?,
-            user: user.unwrap_or(Some(USER_DEFAULT))?,
+            user: match user {
+                Some(user) => Some(user?),
+                None => None,
+            },
             scaling: scaling.unwrap_or(Some(Scaling::DEFAULT))?,
             triggers: triggers.unwrap_or_else(|| Some(Vec::new()))?,
         })

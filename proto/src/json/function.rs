@@ -44,8 +44,9 @@ pub struct RevisionSpec {
     /// What the sandbox may reach.
     #[serde(default)]
     pub network: Network,
-    /// The user id inside the sandbox.
-    pub user: u32,
+    /// The user id inside the sandbox; none means whom the image names, 1000 where it names nobody.
+    #[serde(default)]
+    pub user: Option<u32>,
 }
 
 /// The contract between an instance and its node.

@@ -121,7 +121,6 @@ impl AsciiChart {
 
     /// Adds a histogram.
     #[must_use]
-    #[expect(clippy::should_implement_trait, clippy::needless_pass_by_value, reason = "openraft calls it so")]
     pub fn add<T>(mut self, name: &str, histogram: Histogram<T>) -> Self {
         self.0.push((name.to_owned(), histogram.percentile_stats()));
         self

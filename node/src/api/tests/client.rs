@@ -62,7 +62,7 @@ impl Fixture {
             LogStore::open(folder.path().join("logs"), &db, limits, clock.clone(), Arc::clone(&metrics)).unwrap();
         let uploads = folder.path().join("uploads");
         std::fs::create_dir(&uploads).unwrap();
-        let limits = Limits { upload_max_bytes: 1000, payload_max_bytes: 100 };
+        let limits = Limits { upload_max_bytes: 1000, image_max_bytes: 2000, payload_max_bytes: 100 };
         let platform = Arc::clone(&fake) as Arc<dyn Platform>;
         let api = Api { platform, logs, events: EventLog::new(), metrics, clock, uploads: Arc::new(uploads), limits };
         let token = Token::load_or_make(&folder.path().join("token")).unwrap();

@@ -115,13 +115,23 @@ impl Platform for Fake {
         ready(Err(ErrorBody::new(ErrorCode::NotFound, format!("there is no {reference}")))).boxed()
     }
 
+    fn import(&self, import: Import, _: mpsc::Sender<json::ImageEvent>) -> BoxFuture<'_, ImageResult> {
+        assert_eq!(std::fs::read(import.layout.path()).unwrap().len() as u64, import.layout.length());
+        ready(Ok(StoredImage {
+            digest: Digest::from_bytes([6; 32]),
+            reused: false,
+            size_bytes: import.layout.length(),
+        }))
+        .boxed()
+    }
+
     fn capture(&self, _: json::CaptureRequest, _: mpsc::Sender<json::ImageEvent>) -> BoxFuture<'_, ImageResult> {
         ready(Ok(StoredImage { digest: Digest::from_bytes([8; 32]), reused: true, size_bytes: 1 })).boxed()
     }
 
     fn images(&self) -> BoxFuture<'_, Result<Vec<json::Image>, ErrorBody>> {
         let digest = Digest::from_bytes([7; 32]).to_string();
-        ready(Ok(vec![json::Image { digest, names: vec![], size_bytes: 12, used_by: vec![] }])).boxed()
+        ready(Ok(vec![json::Image { digest, names: vec![], size_bytes: 12, used_by: vec!["resize@1".into()] }])).boxed()
     }
 
     fn has_image(&self, image: Digest) -> BoxFuture<'_, bool> {

@@ -34,6 +34,7 @@ const BODIES: &[(&str, &str, &[&str], &str, &str)] = &[
     ("GET", "/v1/nodes", &[], "", "[Node]"),
     ("GET", "/v1/images", &[], "", "[Image]"),
     ("POST", "/v1/images/pull", &[], "PullRequest", "lines ImageEvent"),
+    ("POST", "/v1/images/import", &["tag", "name"], "tar", "lines ImageEvent"),
     ("POST", "/v1/images/capture", &[], "CaptureRequest", "lines ImageEvent"),
     ("POST", "/v1/images/gc", &[], "", "GcReport"),
     ("GET", "/v1/events", &[], "", "[Event]"),

@@ -25,7 +25,7 @@ pub(super) fn revision_spec() -> RevisionSpec {
         timeout_ms: 30_000,
         concurrency: 1,
         network: Network::None,
-        user: 1000,
+        user: Some(1000),
     }
 }
 

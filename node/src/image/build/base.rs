@@ -1,12 +1,16 @@
 //! What lies under the code: a base by its name, or one captured from this machine.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use control_plane::model::{Digest, Runtime};
 
 use super::super::Store;
 use super::super::capture::{Capture, Captured, gather};
 use super::super::oci::Execution;
+use super::super::reference::{Reference, is_reference};
+use super::dependencies::Language;
 use super::{BuildError, BuildRequest, Progress, blocking};
 
 impl Store {
@@ -20,9 +24,7 @@ impl Store {
             // The languages of this machine are captured on first need, also when they are named.
             (Some(name), _) if name == "python3" => (name.clone(), Capture::Python3),
             (Some(name), _) if name == "nodejs" => (name.clone(), Capture::Nodejs),
-            (Some(name), _) => {
-                return self.named(name).map(Some).ok_or_else(|| BuildError::NoBase(name.clone()));
-            }
+            (Some(name), _) => return self.named_base(name, progress).await.map(Some),
             (None, Runtime::Python3) => ("python3".to_owned(), Capture::Python3),
             (None, Runtime::Nodejs) => ("nodejs".to_owned(), Capture::Nodejs),
             (None, Runtime::Provided) => return Ok(None),
@@ -40,11 +42,48 @@ impl Store {
             return Ok(Some(known));
         }
         progress(&format!("capturing {name} of this machine as a base"));
-        self.capture(what, name).await.map(Some)
+        self.capture_in_work(what, name).await.map(Some)
+    }
+
+    /// Returns the base of a name in the store, or of a digest there, or fetches the one that a registry has.
+    async fn named_base(&self, name: &str, progress: Progress<'_>) -> Result<Digest, BuildError> {
+        if let Some(known) = self.named(name) {
+            return Ok(known);
+        }
+        if let Some(known) = name.parse().ok().filter(|digest| self.has(digest)) {
+            return Ok(known);
+        }
+        if !is_reference(name) {
+            return Err(BuildError::NoBase(name.to_owned()));
+        }
+        let reference: Reference = name.parse()?;
+        // The tag was resolved once, and stays what it was until somebody pulls it again.
+        if let Some(known) = self.named(&reference.to_string()) {
+            return Ok(known);
+        }
+        progress(&format!("fetching {reference}"));
+        Ok(self.pull_in_work(&reference, Arc::new(|_| ())).await?.image)
+    }
+
+    /// Returns what runs a language in a base: a captured one says so, any other has it on its path.
+    pub(super) fn interpreter(&self, base: &Digest, language: Language) -> io::Result<String> {
+        let (manifest, config) = self.image(base)?;
+        let own = config.config.entrypoint.and_then(|entrypoint| entrypoint.into_iter().next());
+        let is_captured = manifest.layers.iter().any(|layer| self.is_captured(&layer.digest));
+        let usual = match language {
+            Language::Python => "python3",
+            Language::Nodejs => "node",
+        };
+        Ok(own.filter(|_| is_captured).unwrap_or_else(|| usual.to_owned()))
     }
 
     /// Makes a base of what the machine has, under a name.
     pub async fn capture(&self, what: Capture, name: String) -> Result<Digest, BuildError> {
+        let _work = self.begin_work().await;
+        self.capture_in_work(what, name).await
+    }
+
+    async fn capture_in_work(&self, what: Capture, name: String) -> Result<Digest, BuildError> {
         let store = self.clone();
         blocking(move || {
             // One at a time: two functions of one language wait for one capture.
@@ -62,7 +101,7 @@ impl Store {
                 entrypoint: Some(vec![program.to_string_lossy().into_owned()]),
                 ..Execution::default()
             };
-            let image = store.put_image(&[digest], execution)?;
+            let image = store.put_image(vec![store.own(digest)?], execution)?;
             store.name(&name, image)?;
             Ok(image)
         })

@@ -6,6 +6,8 @@ use std::path::Path;
 use control_plane::model::{Digest, Runtime};
 
 use super::super::layer::{Content, Layer};
+use crate::contract::DEFAULTS;
+
 use super::super::unpack::{UnpackLimits, unpack};
 use super::super::{Store, blob};
 use super::tool::{INPUTS, ToolSettings, make_readable};
@@ -117,11 +119,11 @@ impl Store {
             fs::write(inputs.join(name), bytes)?;
         }
         let settings = tools.settings();
-        let program = rootfs.config.entrypoint.first().map_or("", String::as_str);
-        let recipe = language.recipe(settings, program, &inputs)?;
+        let recipe = language.recipe(settings, &self.interpreter(&base, language)?, &inputs)?;
         make_readable(&root)?;
         let of_base = rootfs.config.env.iter().filter_map(|variable| variable.split_once('='));
-        let env = of_base.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(recipe.env).collect();
+        let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let env = DEFAULTS.into_iter().chain(of_base).map(own).chain(recipe.env).collect();
         let mut layers = rootfs.layers;
         layers.push(root);
         let output = work.path().join("output.tar");
@@ -135,7 +137,7 @@ impl Store {
             // Unpacked with every check and packed again: what came out of a sandbox is taken for nothing else.
             let tree = work.path().join("tree");
             fs::create_dir(&tree)?;
-            unpack(fs::File::open(&output)?, &tree, &UnpackLimits::default())
+            unpack(&fs::File::open(&output)?, &tree, &UnpackLimits::default())
                 .map_err(|error| BuildError::Dependencies(crate::error_chain::text(&error)))?;
             let mut layer = Layer::default();
             layer.add_tree(&tree, Path::new(recipe.target), &|_| false)?;

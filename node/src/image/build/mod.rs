@@ -7,6 +7,7 @@ mod assemble;
 mod base;
 mod code;
 mod dependencies;
+mod image;
 mod nodejs;
 mod python;
 mod source;
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 use control_plane::model::{Digest, Runtime};
 
 use super::capture::CaptureError;
-use super::{RootfsError, Store};
+use super::{PullError, ReferenceError, RootfsError, Store};
 
 pub use self::code::SOURCE_MAX;
 pub use self::tool::{RunOutput, RunRequest, ToolSettings, Tools};
@@ -95,6 +96,12 @@ pub enum BuildError {
     /// Nothing under the function has a tool that resolves dependencies.
     #[error("nothing that resolves dependencies is known to lie under a function of runtime {0}")]
     NoResolver(Runtime),
+    /// A base is named in a way that names none.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// An image cannot be fetched or imported.
+    #[error(transparent)]
+    Pull(#[from] PullError),
     /// The store cannot be read or written.
     #[error("the image store failed")]
     Store(#[from] io::Error),
@@ -109,6 +116,20 @@ pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
 impl Store {
     /// Builds the image of a function; what was built from the same before is found again.
     pub async fn build(
+        &self,
+        request: BuildRequest,
+        tools: &dyn Tools,
+        progress: Progress<'_>,
+    ) -> Result<Built, BuildError> {
+        let _work = self.begin_work().await;
+        if request.runtime == Runtime::Image {
+            return self.image_to_run(request, progress).await;
+        }
+        self.layer(request, tools, progress).await
+    }
+
+    /// Lays code and dependencies over a base.
+    async fn layer(
         &self,
         request: BuildRequest,
         tools: &dyn Tools,

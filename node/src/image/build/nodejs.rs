@@ -68,7 +68,6 @@ pub(super) fn recipe(settings: &ToolSettings, program: &str, inputs: &Path) -> i
     if let Some(file) = trusted.or_else(|| std::env::var("NODE_EXTRA_CA_CERTS").ok()) {
         env.push(("NODE_EXTRA_CA_CERTS".to_owned(), hand_over(&file, inputs)?));
     }
-    let program = if program.is_empty() { "node" } else { program };
     let argv = [program, "-e", RESOLVE, &format!("/{INPUTS}")].map(str::to_owned).to_vec();
     Ok(Recipe { argv, env, target: TASK_ROOT })
 }

@@ -79,7 +79,6 @@ pub(super) fn recipe(settings: &ToolSettings, program: &str, inputs: &Path) -> i
             *value = words.join(" ");
         }
     }
-    let program = if program.is_empty() { "python3" } else { program };
     let argv = [program, "-c", RESOLVE, &format!("/{INPUTS}/{LIST}")].map(str::to_owned).to_vec();
     Ok(Recipe { argv, env, target: PACKAGES })
 }
@@ -102,7 +101,7 @@ mod tests {
             ca_file: None,
             deadline: Duration::from_secs(1),
         };
-        let recipe = recipe(&settings, "", inputs.path()).expect("the inputs can be written");
+        let recipe = recipe(&settings, "python3", inputs.path()).expect("the inputs can be written");
         let find = |name: &str| recipe.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
         assert_eq!(find("PIP_INDEX_URL"), Some("http://index.local/simple"));
         assert_eq!(find("PIP_NO_INDEX"), Some("1"));

@@ -2,7 +2,9 @@
 //!
 //! Nothing is resolved by joining strings: folders are opened below the root with `openat2(RESOLVE_IN_ROOT)`, so that no
 //! link leads out of it. Owners are shifted into the range of sandboxes; setuid, setgid, devices, pipes and extended
-//! attributes do not get in. Limits hold while the archive streams.
+//! attributes do not get in. Limits hold while the archive streams, decompression included.
+
+mod archive;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,9 +12,13 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
+use control_plane::model::Digest;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
 
+use self::archive::{Gate, Stream};
 use crate::sandbox::{ID_COUNT, ID_SHIFT};
+
+pub(super) use self::archive::Digests;
 
 /// What an archive may hold.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +27,12 @@ pub struct UnpackLimits {
     pub entries: u64,
     /// Bytes of all files.
     pub bytes: u64,
+    /// Bytes of the archive once it is decompressed.
+    pub archive: u64,
+    /// How many bytes may come out of one that goes in, once more than [`RATIO_FREE`] have.
+    pub ratio: u64,
+    /// Bytes of names and attributes of one entry.
+    pub names: u64,
     /// Folders a path leads through.
     pub depth: usize,
     /// Bytes of one path.
@@ -29,9 +41,12 @@ pub struct UnpackLimits {
 
 impl Default for UnpackLimits {
     fn default() -> Self {
-        Self { entries: 500_000, bytes: 8 << 30, depth: 64, path: 1024 }
+        Self { entries: 500_000, bytes: 8 << 30, archive: 9 << 30, ratio: 250, names: 1 << 20, depth: 64, path: 1024 }
     }
 }
+
+/// Bytes that may come out of however few: what is small cannot fill a disk.
+pub const RATIO_FREE: u64 = 64 << 20;
 
 /// Why an archive was refused.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +68,14 @@ pub enum UnpackError {
     /// A folder of the kernel as a link: whatever is mounted there would land elsewhere.
     #[error("{0:?} must not be a link")]
     KernelLink(PathBuf),
+    /// It is another archive than was named.
+    #[error("{expected} is damaged: it is {actual}")]
+    Digest {
+        /// What it must be.
+        expected: Digest,
+        /// What it is.
+        actual: Digest,
+    },
     /// A limit is reached.
     #[error("the archive has more than {limit} {what}")]
     Limit {
@@ -78,34 +101,63 @@ const WHITEOUT: &str = ".wh.";
 /// What marks a folder whose lower contents are hidden.
 const OPAQUE: &str = ".wh..wh..opq";
 
-/// Unpacks a tar into a folder that is empty.
-pub fn unpack(archive: impl Read, root: &Path, limits: &UnpackLimits) -> Result<(), UnpackError> {
+/// What marks an opaque folder for an overlay.
+const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
+
+/// Unpacks a tar into a folder that is empty; it may be compressed by gzip or zstd.
+pub fn unpack(archive: &File, root: &Path, limits: &UnpackLimits) -> Result<(), UnpackError> {
+    unpack_layer(archive, root, limits).map(drop)
+}
+
+/// Unpacks a layer into a folder that is empty; returns the digests of what was read, as it is and decompressed.
+pub(super) fn unpack_layer(archive: &File, root: &Path, limits: &UnpackLimits) -> Result<Digests, UnpackError> {
+    let stream = Stream::new(archive, limits);
+    // What a limit refused looks like a broken archive to whoever reads it.
+    unpack_stream(&stream, root, limits).map_err(|error| stream.refusal().unwrap_or(error))
+}
+
+fn unpack_stream(stream: &Stream<'_>, root: &Path, limits: &UnpackLimits) -> Result<Digests, UnpackError> {
     let root: OwnedFd = File::open(root)?.into();
-    let mut archive = tar::Archive::new(archive);
-    let mut unpacking = Unpacking { root, limits: *limits, entries: 0, bytes: 0 };
-    for entry in archive.entries()? {
+    let mut archive = tar::Archive::new(stream.open()?);
+    let place = rustix::fs::fstat(&root)?;
+    let mut unpacking =
+        Unpacking { root, place: (place.st_dev, place.st_ino), limits: *limits, stream, entries: 0, bytes: 0 };
+    let mut entries = archive.entries()?;
+    loop {
+        stream.expect_names();
+        let Some(entry) = entries.next() else { break };
         unpacking.take(&mut entry?)?;
     }
     rustix::fs::fchown(&unpacking.root, Some(Uid::from_raw(ID_SHIFT)), Some(Gid::from_raw(ID_SHIFT)))?;
     rustix::fs::fchmod(&unpacking.root, Mode::from_raw_mode(0o755))?;
-    Ok(())
+    stream.finish(archive.into_inner())
 }
 
-struct Unpacking {
+/// Returns whether a layer hides everything below its root.
+pub(super) fn is_opaque(root: &Path) -> bool {
+    let mut value = [0; 1];
+    rustix::fs::getxattr(root, OPAQUE_ATTRIBUTE, &mut value[..]).is_ok_and(|length| length == 1 && value == *b"y")
+}
+
+struct Unpacking<'a> {
     root: OwnedFd,
+    /// Device and inode of the root.
+    place: (u64, u64),
     limits: UnpackLimits,
+    stream: &'a Stream<'a>,
     entries: u64,
     bytes: u64,
 }
 
-impl Unpacking {
-    fn take<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), UnpackError> {
+impl Unpacking<'_> {
+    fn take(&mut self, entry: &mut tar::Entry<'_, Gate<'_>>) -> Result<(), UnpackError> {
         self.entries += 1;
         if self.entries > self.limits.entries {
             return Err(UnpackError::Limit { what: "entries", limit: self.limits.entries });
         }
         let given = entry.path()?.into_owned();
-        let path = self.clean(&given)?;
+        // Some tools write the root itself like this; any other absolute path is refused.
+        let path = if given == Path::new("/") { PathBuf::new() } else { self.clean(&given)? };
         let Some(name) = path.file_name().map(OsStr::to_owned) else {
             // The root itself.
             return Ok(());
@@ -113,17 +165,13 @@ impl Unpacking {
         let parent = self.folder(path.parent().unwrap_or(Path::new("")))?;
         let text = name.to_string_lossy();
         if text == OPAQUE {
-            rustix::fs::fsetxattr(&parent, "trusted.overlay.opaque", b"y", XattrFlags::empty())?;
-            return Ok(());
+            return hide_below(&parent);
         }
         if let Some(hidden) = text.strip_prefix(WHITEOUT) {
             if matches!(hidden, "" | "." | "..") {
                 return Err(UnpackError::Path(given));
             }
-            remove(&parent, OsStr::new(hidden))?;
-            // What an overlay takes for "nothing here": a character device of zeros.
-            rustix::fs::mknodat(&parent, hidden, FileType::CharacterDevice, Mode::empty(), 0)?;
-            return Ok(());
+            return white_out(&parent, OsStr::new(hidden));
         }
         let header = entry.header();
         let mode = header.mode()? & 0o1777;
@@ -141,8 +189,7 @@ impl Unpacking {
             }
             tar::EntryType::Symlink => {
                 let target = entry.link_name()?.ok_or_else(|| UnpackError::Path(given.clone()))?;
-                let is_at_root = path.components().count() == 1;
-                if is_at_root && KERNEL_FOLDERS.contains(&&*text) {
+                if self.is_root(&parent)? && KERNEL_FOLDERS.contains(&&*text) {
                     return Err(UnpackError::KernelLink(given));
                 }
                 remove(&parent, &name)?;
@@ -169,9 +216,9 @@ impl Unpacking {
         Ok(())
     }
 
-    fn file<R: Read>(
+    fn file(
         &mut self,
-        entry: &mut tar::Entry<'_, R>,
+        entry: &mut tar::Entry<'_, Gate<'_>>,
         parent: &OwnedFd,
         name: &OsStr,
         mode: u32,
@@ -185,15 +232,25 @@ impl Unpacking {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?);
         let left = limit - self.bytes;
+        self.stream.expect_body();
         // The header may lie about the size: what counts is what comes.
         let copied = io::copy(&mut entry.by_ref().take(left + 1), &mut file)?;
         self.bytes += copied;
         if copied > left {
             return Err(UnpackError::Limit { what: "bytes", limit });
         }
+        if copied < entry.size() {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
         rustix::fs::fchown(&file, Some(owner.0), Some(owner.1))?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o777))?;
         Ok(())
+    }
+
+    /// Returns whether a folder is the root, by whatever path it was reached.
+    fn is_root(&self, folder: &OwnedFd) -> Result<bool, UnpackError> {
+        let place = rustix::fs::fstat(folder)?;
+        Ok((place.st_dev, place.st_ino) == self.place)
     }
 
     /// Returns a path without leading slash and dots; one that goes up is refused.
@@ -228,8 +285,8 @@ impl Unpacking {
             walked.push(part);
             match open_below(&self.root, &walked, OFlags::DIRECTORY) {
                 Ok(next) => folder = next,
-                Err(rustix::io::Errno::NOENT) => {
-                    rustix::fs::mkdirat(&folder, part.as_os_str(), Mode::from_raw_mode(0o755))?;
+                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {
+                    make_folder(&folder, part.as_os_str())?;
                     folder = open_below(&self.root, &walked, OFlags::DIRECTORY)?;
                     rustix::fs::fchown(&folder, Some(Uid::from_raw(ID_SHIFT)), Some(Gid::from_raw(ID_SHIFT)))?;
                 }
@@ -264,143 +321,50 @@ fn remove(parent: &OwnedFd, name: &OsStr) -> Result<(), UnpackError> {
     }
 }
 
+/// Makes a folder; what else is there gives way, and where it was deleted, nothing below shows through.
 fn make_folder(parent: &OwnedFd, name: &OsStr) -> Result<(), UnpackError> {
-    match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+    let make = || rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755));
+    match make() {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::EXIST) => {
             let known = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            if FileType::from_raw_mode(known.st_mode) != FileType::Directory {
-                remove(parent, name)?;
-                rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755))?;
+            match FileType::from_raw_mode(known.st_mode) {
+                FileType::Directory => Ok(()),
+                kind => {
+                    remove(parent, name)?;
+                    make()?;
+                    // Archives have no devices: this one is ours.
+                    if kind == FileType::CharacterDevice {
+                        let folder = open_below(parent, Path::new(name), OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
+                        hide_below(&folder)?;
+                    }
+                    Ok(())
+                }
             }
-            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Hides what layers below have in a folder.
+fn hide_below(folder: &OwnedFd) -> Result<(), UnpackError> {
+    Ok(rustix::fs::fsetxattr(folder, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty())?)
+}
+
+/// Deletes a name of the layers below; what this layer has under that name stays, whichever came first.
+fn white_out(parent: &OwnedFd, name: &OsStr) -> Result<(), UnpackError> {
+    match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(known) if FileType::from_raw_mode(known.st_mode) == FileType::Directory => {
+            hide_below(&open_below(parent, Path::new(name), OFlags::DIRECTORY | OFlags::NOFOLLOW)?)
+        }
+        Ok(_) => Ok(()),
+        Err(rustix::io::Errno::NOENT) => {
+            // What an overlay takes for "nothing here": a character device of zeros.
+            Ok(rustix::fs::mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), 0)?)
         }
         Err(error) => Err(error.into()),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
-
-    use super::*;
-
-    /// One entry of an archive, as hostile as a header can be.
-    struct Raw<'a> {
-        kind: tar::EntryType,
-        path: &'a str,
-        link: &'a str,
-        mode: u32,
-        size: Option<u64>,
-    }
-
-    fn raw<'a>(kind: tar::EntryType, path: &'a str, link: &'a str) -> Raw<'a> {
-        Raw { kind, path, link, mode: 0o4777, size: None }
-    }
-
-    fn file(path: &str) -> Raw<'_> {
-        raw(tar::EntryType::Regular, path, "")
-    }
-
-    fn link<'a>(path: &'a str, target: &'a str) -> Raw<'a> {
-        raw(tar::EntryType::Symlink, path, target)
-    }
-
-    /// Writes headers byte by byte: a well-meant builder would refuse most of these.
-    fn archive(entries: &[Raw<'_>]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for entry in entries {
-            let mut header = tar::Header::new_gnu();
-            header.set_entry_type(entry.kind);
-            let old = header.as_old_mut();
-            old.name[..entry.path.len()].copy_from_slice(entry.path.as_bytes());
-            old.linkname[..entry.link.len()].copy_from_slice(entry.link.as_bytes());
-            header.set_mode(entry.mode);
-            header.set_uid(7);
-            header.set_gid(1 << 20);
-            header.set_mtime(0);
-            let body: &[u8] = if entry.kind == tar::EntryType::Regular { b"body" } else { b"" };
-            header.set_size(entry.size.unwrap_or(body.len() as u64));
-            header.set_cksum();
-            bytes.extend_from_slice(header.as_bytes());
-            bytes.extend_from_slice(body);
-            bytes.resize(bytes.len().next_multiple_of(512), 0);
-        }
-        bytes.resize(bytes.len() + 1024, 0);
-        bytes
-    }
-
-    /// Unpacks into a root beside a file that nothing may touch.
-    fn attempt(entries: &[Raw<'_>], limits: &UnpackLimits) -> (tempfile::TempDir, Result<(), UnpackError>) {
-        let folder = tempfile::tempdir().expect("a directory can be made");
-        let root = folder.path().join("root");
-        std::fs::create_dir(&root).expect("a folder can be made");
-        std::fs::write(folder.path().join("outside"), "untouched").expect("a file can be written");
-        let result = unpack(&archive(entries)[..], &root, limits);
-        let outside = std::fs::read_to_string(folder.path().join("outside"));
-        assert_eq!(outside.expect("it is still there"), "untouched");
-        let beside = std::fs::read_dir(folder.path()).expect("it can be read").count();
-        assert_eq!(beside, 2, "something was written beside the root");
-        (folder, result)
-    }
-
-    #[test]
-    fn hostile_archives_are_refused() {
-        use tar::EntryType as Kind;
-        let cases: [(&str, Vec<Raw<'_>>); 11] = [
-            ("a path that goes up", vec![file("../outside")]),
-            ("an absolute path", vec![file("/etc/passwd")]),
-            ("a path that goes up inside", vec![file("a/../../outside")]),
-            ("a hard link to outside", vec![raw(Kind::Link, "a", "../outside")]),
-            ("an absolute hard link", vec![raw(Kind::Link, "a", "/etc/passwd")]),
-            ("a device", vec![raw(Kind::Char, "null", "")]),
-            ("a disk", vec![raw(Kind::Block, "disk", "")]),
-            ("a named pipe", vec![raw(Kind::Fifo, "pipe", "")]),
-            ("/proc as a link", vec![link("proc", "/tmp")]),
-            ("a whiteout of the parent", vec![file("a/.wh...")]),
-            ("a whiteout of nothing", vec![file("a/.wh.")]),
-        ];
-        for (what, entries) in cases {
-            let (_, result) = attempt(&entries, &UnpackLimits::default());
-            assert!(result.is_err(), "{what} was taken");
-        }
-    }
-
-    #[test]
-    fn a_link_leads_nowhere_but_into_the_root() {
-        for target in ["..", "../..", "/", "/../.."] {
-            let entries = [link("door", target), file("door/outside")];
-            let (folder, result) = attempt(&entries, &UnpackLimits::default());
-            assert!(result.is_ok(), "{target}: {result:?}");
-            assert!(folder.path().join("root/outside").exists(), "{target} is the root itself");
-        }
-    }
-
-    #[test]
-    fn limits_hold_while_the_archive_streams() {
-        let many: Vec<Raw<'_>> = (0..4).map(|_| file("a")).collect();
-        let limits = UnpackLimits { entries: 3, bytes: 100, depth: 3, path: 20 };
-        let refused = |entries: &[Raw<'_>]| matches!(attempt(entries, &limits).1, Err(UnpackError::Limit { .. }));
-        assert!(refused(&many), "entries");
-        assert!(refused(&[file("a/b/c/d")]), "depth");
-        assert!(refused(&[file("a-name-of-more-than-twenty-bytes")]), "path");
-        assert!(refused(&[Raw { size: Some(1 << 40), ..file("bomb") }]), "bytes");
-    }
-
-    #[test]
-    fn owners_are_shifted_and_no_mode_gives_rights() {
-        let (folder, result) = attempt(&[file("a/b")], &UnpackLimits::default());
-        result.expect("it is harmless");
-        let metadata = std::fs::metadata(folder.path().join("root/a/b")).expect("it is there");
-        assert_eq!((metadata.uid(), metadata.gid()), (ID_SHIFT + 7, ID_SHIFT + 65_534));
-        assert_eq!(metadata.permissions().mode() & 0o7777, 0o777, "setuid is gone");
-    }
-
-    #[test]
-    fn a_later_entry_takes_the_place_of_an_earlier_link_and_not_of_what_it_names() {
-        let (folder, result) = attempt(&[file("target"), link("a", "target"), file("a")], &UnpackLimits::default());
-        result.expect("it is harmless");
-        let metadata = std::fs::symlink_metadata(folder.path().join("root/a")).expect("it is there");
-        assert!(metadata.is_file());
-    }
-}
+mod tests;
