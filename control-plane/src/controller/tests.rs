@@ -164,3 +164,16 @@ fn a_candidate_that_never_becomes_ready_is_given_up() {
     let status = cluster.state.revision(&id(1)).map(|revision| revision.status.clone());
     assert!(matches!(status, Some(RevisionStatus::Failed(_))), "{status:?}");
 }
+
+#[test]
+fn a_promotion_that_comes_too_late_does_not_forget_the_newer_candidate() {
+    let mut cluster = Cluster::new();
+    cluster.deploy(1, 0);
+    cluster.all_ready(1);
+    cluster.deploy(2, 0);
+    cluster.deploy(3, 0);
+    let late = cluster.state.apply(cluster.now, Command::Promote { revision: id(2) });
+    assert_eq!(late, Err(Rejection::NotProved(id(2))));
+    cluster.all_ready(3);
+    assert_eq!(cluster.live(), Some(3));
+}

@@ -110,8 +110,15 @@ impl State {
     pub(super) fn promote(&mut self, id: &RevisionId) -> Result<Reply, Rejection> {
         let function = self.function_mut(&id.function)?;
         let revision = function.revisions.get_mut(&id.number).ok_or_else(|| Rejection::NoRevision(id.clone()))?;
-        if let RevisionStatus::Failed(reason) = &revision.status {
-            return Err(Rejection::RevisionFailed { revision: id.clone(), reason: reason.clone() });
+        match &revision.status {
+            RevisionStatus::Failed(reason) => {
+                return Err(Rejection::RevisionFailed { revision: id.clone(), reason: reason.clone() });
+            }
+            // A newer candidate has taken its place while its promotion was on its way: that one is not to be forgotten.
+            RevisionStatus::Pending if function.candidate != Some(id.number) => {
+                return Err(Rejection::NotProved(id.clone()));
+            }
+            RevisionStatus::Pending | RevisionStatus::Proved => {}
         }
         revision.status = RevisionStatus::Proved;
         function.live = Some(id.number);
