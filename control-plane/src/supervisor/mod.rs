@@ -45,6 +45,17 @@ pub struct DesiredRevision {
     pub resources: Resources,
     /// How its function scales.
     pub scaling: Scaling,
+    /// Whether it takes traffic or is being proved.
+    pub role: Role,
+}
+
+/// Why a revision may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It takes its function's traffic.
+    Live,
+    /// It is being proved: the leader waits for a report.
+    Candidate,
 }
 
 /// What a supervisor is told.
@@ -168,7 +179,10 @@ const BATCH: Duration = Duration::from_millis(20);
 /// How long a proposal has to show in the applied state before it is made again.
 const PROPOSE_AGAIN: Duration = Duration::from_secs(2);
 
-/// How often an adoption is proposed before the instance is given up.
+/// How long the leader has to act on a ready instance of a candidate before it is told again.
+const REPORT_AGAIN: Duration = Duration::from_secs(2);
+
+/// How often an adoption is proposed to a log that moves before the instance is given up.
 const ADOPTIONS_MAX: u8 = 5;
 
 /// One node's brain.
@@ -186,6 +200,10 @@ pub struct Supervisor {
     sequence: u32,
     /// When adoptions and releases are proposed next.
     propose_at: Option<Timestamp>,
+    /// Whether the state has changed since the last proposal; while it does not, the log stands still and refuses nobody.
+    has_moved: bool,
+    /// When the leader is told again which instances of candidates are ready.
+    report_at: Option<Timestamp>,
     /// Whether the agent has said what it found running.
     has_recovered: bool,
 }
@@ -232,6 +250,8 @@ impl Supervisor {
             backoff: BTreeMap::new(),
             sequence: 0,
             propose_at: None,
+            has_moved: false,
+            report_at: None,
             has_recovered: false,
         }
     }
@@ -272,7 +292,7 @@ impl Supervisor {
         let drains = self.instances.values().filter(|local| local.phase == Phase::Draining);
         let drained = drains.map(|local| local.since + DRAIN_MAX).min();
         let waits = self.waiting_for_backoff().min();
-        [self.propose_at, drained, waits].into_iter().flatten().min()
+        [self.propose_at, self.report_at, drained, waits].into_iter().flatten().min()
     }
 
     /// Returns how many instances run or start here.
@@ -298,6 +318,7 @@ impl Supervisor {
                 local.resources = revision.resources;
             }
         }
+        self.has_moved = true;
         self.desired = Some(desired);
     }
 
