@@ -177,3 +177,13 @@ fn a_promotion_that_comes_too_late_does_not_forget_the_newer_candidate() {
     cluster.all_ready(3);
     assert_eq!(cluster.live(), Some(3));
 }
+
+#[test]
+fn a_node_adopts_only_what_it_started_itself() {
+    let mut cluster = Cluster::new();
+    cluster.deploy(1, 0);
+    let (instance, epoch) = (InstanceId::placed(7), cluster.state.nodes[&NODE].epoch);
+    let foreign = Command::Adopt { node: NODE, epoch, instances: vec![(instance, id(1))] };
+    let refused = Err(Rejection::ForeignInstance { node: NODE, instance });
+    assert_eq!(cluster.state.apply(cluster.now, foreign), refused);
+}

@@ -230,6 +230,14 @@ pub enum Rejection {
     /// The instance is already known, with other facts.
     #[error("{0} exists already")]
     InstanceExists(InstanceId),
+    /// The instance has an id that the node did not make.
+    #[error("{instance} was not started by {node} itself")]
+    ForeignInstance {
+        /// The node that speaks.
+        node: NodeId,
+        /// The instance.
+        instance: InstanceId,
+    },
     /// A limit of the state is reached.
     #[error("{what}: the most is {limit}")]
     Limit {

@@ -41,6 +41,10 @@ impl State {
         let mut adopted = Vec::new();
         let mut needed = Resources::default();
         for (instance, revision) in instances {
+            // Ids of another origin are another's to hand out: the same one would name two instances.
+            if instance.origin != node.0 {
+                return Err(Rejection::ForeignInstance { node, instance: *instance });
+            }
             match self.placements.get(instance) {
                 // Said twice: nothing to do.
                 Some(known) if known.node == node && known.revision == *revision => continue,

@@ -273,7 +273,8 @@ impl Supervisor {
                         resources: Resources::default(),
                         phase: Phase::Starting,
                         since: now,
-                        agreement: Agreement::Granted(0),
+                        // What the leader placed is the leader's to keep: it is not proposed for adoption.
+                        agreement: if instance.origin == 0 { Agreement::Placed } else { Agreement::Granted(0) },
                     };
                     self.instances.insert(instance, local);
                 }

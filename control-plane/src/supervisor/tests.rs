@@ -153,7 +153,8 @@ fn a_ready_instance_of_a_candidate_is_reported_until_the_leader_has_decided() {
     supervisor.on_input(at(1), Input::Desired(proving.clone()));
     let event = ReportEvent::Ready { instance: InstanceId::placed(1), revision: revision() };
     let report = Effect::Report(Report { node: NODE, event });
-    assert_eq!(supervisor.on_input(at(2), Input::Started { instance: InstanceId::placed(1) }), [report.clone()]);
+    let effects = supervisor.on_input(at(2), Input::Started { instance: InstanceId::placed(1) });
+    assert!(effects.contains(&report), "{effects:?}");
     let again = supervisor.wake_at().expect("it is reported again");
     assert_eq!(supervisor.on_input(again, Input::Woke), [report]);
     for known in proving.revisions.values_mut() {
@@ -161,4 +162,12 @@ fn a_ready_instance_of_a_candidate_is_reported_until_the_leader_has_decided() {
     }
     supervisor.on_input(again, Input::Desired(proving));
     assert_eq!(supervisor.wake_at(), None, "it is live: nothing is left to tell");
+}
+
+#[test]
+fn what_the_leader_took_back_while_the_agent_was_away_is_not_adopted() {
+    let mut supervisor = Supervisor::new(NODE);
+    let placed = InstanceId::placed(1);
+    supervisor.on_input(at(0), Input::Recovered { instances: vec![(placed, revision())] });
+    assert_eq!(supervisor.on_input(at(1), Input::Desired(desired_with(1000))), [Effect::Stop { instance: placed }]);
 }

@@ -95,9 +95,10 @@ impl From<Rejection> for Refusal {
                 .hint(format!("`hearth versions {}` lists those that have", revision.function)),
             Rejection::Limit { .. } => Self::new(ErrorCode::LimitReached, told),
             // Commands of the API never lead to these; a node's or the leader's do.
-            Rejection::StaleEpoch { .. } | Rejection::NoRoom { .. } | Rejection::InstanceExists(_) => {
-                Self::new(ErrorCode::Conflict, told)
-            }
+            Rejection::StaleEpoch { .. }
+            | Rejection::NoRoom { .. }
+            | Rejection::InstanceExists(_)
+            | Rejection::ForeignInstance { .. } => Self::new(ErrorCode::Conflict, told),
         }
     }
 }
