@@ -187,3 +187,19 @@ fn a_node_adopts_only_what_it_started_itself() {
     let refused = Err(Rejection::ForeignInstance { node: NODE, instance });
     assert_eq!(cluster.state.apply(cluster.now, foreign), refused);
 }
+
+#[test]
+fn a_name_that_is_taken_again_goes_on_counting() {
+    let mut cluster = Cluster::new();
+    cluster.deploy(1, 0);
+    cluster.all_ready(1);
+    let left_over = cluster.placed(1);
+    // Both are applied before any agent looks, so the instance of the deleted function still runs.
+    let deleted = cluster.state.apply(cluster.now, Command::DeleteFunction { function: id(1).function });
+    assert!(deleted.is_ok());
+    cluster.deploy(2, 0);
+    assert_eq!(cluster.state.functions[&id(1).function].candidate, Some(RevisionNumber(2)));
+    for instance in left_over {
+        assert!(!cluster.state.placements.contains_key(&instance), "{instance} runs what nobody wants");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{App, AppliedFunction, Change, Function, Rejection, Reply, Revision, RevisionStatus, State};
+use super::{App, AppliedFunction, Change, Deleted, Function, Rejection, Reply, Revision, RevisionStatus, State};
 use crate::model::{
     AppName, FunctionName, FunctionSpec, HttpTrigger, Method, RevisionId, RevisionNumber, Scaling, Timestamp, Trigger,
 };
@@ -12,6 +12,9 @@ pub const FUNCTIONS_MAX: usize = 10_000;
 
 /// How many revisions of a function are remembered besides the live one and the candidate.
 pub const REVISIONS_KEPT: usize = 10;
+
+/// How many deleted functions are remembered; of those before, nothing runs any more.
+pub const DELETED_MAX: usize = 10_000;
 
 impl State {
     pub(super) fn deploy_app(
@@ -26,16 +29,18 @@ impl State {
         let mut applied = Vec::new();
         let listed: BTreeSet<FunctionName> = functions.iter().map(|spec| spec.name.clone()).collect();
         for name in self.functions_of(&app).filter(|name| !listed.contains(name)).collect::<Vec<_>>() {
-            self.functions.remove(&name);
+            self.remove_function(&name, index);
             applied.push(AppliedFunction { name, revision: None, change: Change::Deleted });
         }
         for spec in functions {
             let name = spec.name.clone();
             let (revision, change) = match self.functions.get_mut(&name) {
                 None => {
-                    let function = Function::first(at, index, app.clone(), spec);
+                    let before = self.deleted.remove(&name).map_or(0, |deleted| deleted.newest.0);
+                    let number = RevisionNumber(before.saturating_add(1));
+                    let function = Function::first(at, index, app.clone(), number, spec);
                     self.functions.insert(name.clone(), function);
-                    (RevisionNumber(1), Change::Created)
+                    (number, Change::Created)
                 }
                 Some(function) => function.deploy(at, index, spec),
             };
@@ -92,19 +97,34 @@ impl State {
         if self.apps.remove(app).is_none() {
             return Err(Rejection::NoApp(app.clone()));
         }
-        self.functions.retain(|_, function| function.app != *app);
-        Ok(self.done())
+        let reply = self.done();
+        for name in self.functions_of(app).collect::<Vec<_>>() {
+            self.remove_function(&name, self.index);
+        }
+        Ok(reply)
     }
 
     pub(super) fn delete_function(&mut self, name: &FunctionName) -> Result<Reply, Rejection> {
-        let function = self.functions.remove(name).ok_or_else(|| Rejection::NoFunction(name.clone()))?;
+        let app = self.functions.get(name).ok_or_else(|| Rejection::NoFunction(name.clone()))?.app.clone();
         let reply = self.done();
-        if self.functions.values().any(|other| other.app == function.app) {
-            self.touch_app(&function.app);
+        self.remove_function(name, self.index);
+        if self.functions.values().any(|other| other.app == app) {
+            self.touch_app(&app);
         } else {
-            self.apps.remove(&function.app);
+            self.apps.remove(&app);
         }
         Ok(reply)
+    }
+
+    /// Takes a function out and remembers how far it had counted.
+    fn remove_function(&mut self, name: &FunctionName, index: u64) {
+        let Some(function) = self.functions.remove(name) else { return };
+        let newest = function.revisions.keys().next_back().copied().unwrap_or(RevisionNumber(0));
+        self.deleted.insert(name.clone(), Deleted { newest, index });
+        if self.deleted.len() > DELETED_MAX {
+            let oldest = self.deleted.iter().min_by_key(|(_, deleted)| deleted.index).map(|(name, _)| name.clone());
+            oldest.map(|name| self.deleted.remove(&name));
+        }
     }
 
     pub(super) fn promote(&mut self, id: &RevisionId) -> Result<Reply, Rejection> {
@@ -179,8 +199,7 @@ impl State {
 
 impl Function {
     /// Makes a function with its first revision.
-    fn first(at: Timestamp, index: u64, app: AppName, spec: FunctionSpec) -> Self {
-        let number = RevisionNumber(1);
+    fn first(at: Timestamp, index: u64, app: AppName, number: RevisionNumber, spec: FunctionSpec) -> Self {
         let revision = Revision { spec: spec.revision, created_at: at, status: RevisionStatus::Pending };
         Self {
             app,
