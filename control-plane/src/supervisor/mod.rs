@@ -115,6 +115,13 @@ pub enum Effect {
         /// Why.
         purpose: Purpose,
     },
+    /// Route invocations to the instance: it is ready, and nobody has decided otherwise meanwhile.
+    Serve {
+        /// The instance.
+        instance: InstanceId,
+        /// What it runs.
+        revision: RevisionId,
+    },
     /// Route nothing more to the instance; ends in `Retired` when its last invocation is done.
     Drain {
         /// The instance.
@@ -336,6 +343,7 @@ impl Supervisor {
         if let Some(backoff) = self.backoff.get_mut(&revision) {
             backoff.started();
         }
+        effects.push(Effect::Serve { instance, revision: revision.clone() });
         let event = ReportEvent::Ready { instance, revision };
         effects.push(Effect::Report(Report { node: self.node, event }));
     }

@@ -68,7 +68,7 @@ fn a_ready_instance_is_reported_and_adopted_in_a_batch() {
     let mut supervisor = supervisor(1000);
     supervisor.on_input(at(1), wanted(2));
     let effects = supervisor.on_input(at(2), Input::Started { instance: granted(1) });
-    assert!(matches!(&effects[..], [Effect::Report(_)]), "{effects:?}");
+    assert!(matches!(&effects[..], [Effect::Serve { .. }, Effect::Report(_)]), "{effects:?}");
     supervisor.on_input(at(3), Input::Started { instance: granted(2) });
     let due = supervisor.wake_at().expect("an adoption is due");
     let instances = vec![(granted(1), revision()), (granted(2), revision())];
@@ -170,4 +170,15 @@ fn what_the_leader_took_back_while_the_agent_was_away_is_not_adopted() {
     let placed = InstanceId::placed(1);
     supervisor.on_input(at(0), Input::Recovered { instances: vec![(placed, revision())] });
     assert_eq!(supervisor.on_input(at(1), Input::Desired(desired_with(1000))), [Effect::Stop { instance: placed }]);
+}
+
+#[test]
+fn an_instance_that_was_ready_too_late_serves_nobody() {
+    let mut supervisor = supervisor(1000);
+    let placed = InstanceId::placed(1);
+    let mut with = desired_with(900);
+    with.placements.insert(placed, (revision(), Purpose::Minimum));
+    supervisor.on_input(at(1), Input::Desired(with));
+    assert_eq!(supervisor.on_input(at(2), Input::Desired(desired_with(1000))), [Effect::Stop { instance: placed }]);
+    assert_eq!(supervisor.on_input(at(3), Input::Started { instance: placed }), []);
 }
