@@ -354,7 +354,7 @@ impl Dispatch {
                 effects.push(Effect::Refuse { invocation, reason: Refusal::Declined(reason.clone()) });
             }
         }
-        self.guard.rest(now);
+        self.guard.rest(now, !self.queue.is_empty());
     }
 
     fn expect_expiry(&mut self, now: Timestamp, keep: Option<Duration>) {

@@ -365,7 +365,6 @@ impl Supervisor {
         if local.phase == Phase::Stopping {
             return;
         }
-        self.count_down(&local.revision);
         let backoff = self.backoff.entry(local.revision.clone()).or_default();
         backoff.failed(now, &local.revision, failure.clone());
         let event = ReportEvent::StartFailed { instance, revision: local.revision.clone(), failure: failure.clone() };
@@ -379,6 +378,7 @@ impl Supervisor {
             let reason = DeclineReason::Failing(failure);
             effects.push(Effect::Decline { revision: local.revision, reason });
         }
+        // Beside others it stays wanted: what is wanted is tried again or declined, and whoever waits comes to know.
     }
 
     fn ended(&mut self, now: Timestamp, instance: InstanceId, ending: Ending) {
@@ -406,7 +406,7 @@ impl Supervisor {
         }
     }
 
-    /// One wanted instance has come or will not.
+    /// One wanted instance has come.
     fn count_down(&mut self, revision: &RevisionId) {
         if let Some(wanted) = self.wanted.get_mut(revision) {
             *wanted = wanted.saturating_sub(1);
