@@ -13,6 +13,7 @@ use super::model::{
 };
 use super::{DecodeError, function_name};
 use crate::model::{Epoch, Node, NodeId, RevisionNumber, Timestamp};
+use crate::planted::planted;
 use crate::state::{App, Deleted, Function, Placement, Revision, RevisionStatus, State, violations};
 
 pub(super) fn encode(state: &State) -> Snapshot {
@@ -39,7 +40,7 @@ pub(super) fn encode(state: &State) -> Snapshot {
                 triggers: encode_triggers(&function.triggers),
                 revisions: function.revisions.iter().map(encode_numbered).collect(),
                 live: function.live.map(|number| number.0),
-                candidate: function.candidate.map(|number| number.0),
+                candidate: function.candidate.filter(|_| !planted!(SnapshotForgets)).map(|number| number.0),
             })
             .collect(),
         deleted: state

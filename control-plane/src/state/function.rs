@@ -6,6 +6,7 @@ use super::{App, AppliedFunction, Change, Deleted, Function, Rejection, Reply, R
 use crate::model::{
     AppName, FunctionName, FunctionSpec, HttpTrigger, Method, RevisionId, RevisionNumber, Scaling, Timestamp, Trigger,
 };
+use crate::planted::planted;
 
 /// The most functions there may be in all.
 pub const FUNCTIONS_MAX: usize = 10_000;
@@ -37,6 +38,7 @@ impl State {
             let (revision, change) = match self.functions.get_mut(&name) {
                 None => {
                     let before = self.deleted.remove(&name).map_or(0, |deleted| deleted.newest.0);
+                    let before = if planted!(CountedAnew) { 0 } else { before };
                     let number = RevisionNumber(before.saturating_add(1));
                     let function = Function::first(at, index, app.clone(), number, spec);
                     self.functions.insert(name.clone(), function);

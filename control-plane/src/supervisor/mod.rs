@@ -23,6 +23,7 @@ use crate::dispatch::DeclineReason;
 use crate::model::{
     Ending, Epoch, InstanceFailure, InstanceId, NodeId, Purpose, Resources, RevisionId, Scaling, Timestamp,
 };
+use crate::planted::planted;
 use crate::state::Command;
 
 /// What the applied state wants of one node; made by [`desired`].
@@ -271,7 +272,11 @@ impl Supervisor {
             Input::Wanted { revision, starting } => {
                 self.wanted.insert(revision, starting);
             }
-            Input::Retired { instance } => self.stop(now, instance, &mut effects),
+            Input::Retired { instance } => {
+                if !(planted!(LeakedInstance) && instance.origin != 0) {
+                    self.stop(now, instance, &mut effects);
+                }
+            }
             Input::Recovered { instances } => {
                 self.has_recovered = true;
                 for (instance, revision) in instances {
@@ -312,7 +317,7 @@ impl Supervisor {
         if self.desired.as_ref().is_some_and(|known| known.epoch > desired.epoch) {
             return;
         }
-        if self.desired.as_ref().is_none_or(|known| known.epoch < desired.epoch) {
+        if planted!(IdsUsedTwice) || self.desired.as_ref().is_none_or(|known| known.epoch < desired.epoch) {
             self.sequence = 0;
         }
         self.ended.retain(|instance, _| desired.placements.contains_key(instance));
@@ -373,12 +378,12 @@ impl Supervisor {
             .instances
             .values()
             .any(|other| other.revision == local.revision && matches!(other.phase, Phase::Starting | Phase::Ready));
+        // Beside others it stays wanted: what is wanted is tried again or declined, and whoever waits comes to know.
         if !has_others {
             self.wanted.remove(&local.revision);
             let reason = DeclineReason::Failing(failure);
             effects.push(Effect::Decline { revision: local.revision, reason });
         }
-        // Beside others it stays wanted: what is wanted is tried again or declined, and whoever waits comes to know.
     }
 
     fn ended(&mut self, now: Timestamp, instance: InstanceId, ending: Ending) {

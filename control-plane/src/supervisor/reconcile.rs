@@ -6,6 +6,7 @@ use super::{
 };
 use crate::dispatch::DeclineReason;
 use crate::model::{Ending, InstanceId, Purpose, Resources, RevisionId, Timestamp};
+use crate::planted::planted;
 use crate::state::Command;
 
 impl Supervisor {
@@ -26,7 +27,7 @@ impl Supervisor {
         let Some(desired) = &self.desired else { return };
         let mut late = Vec::new();
         for (instance, local) in &mut self.instances {
-            let is_dead = !desired.revisions.contains_key(&local.revision);
+            let is_dead = !desired.revisions.contains_key(&local.revision) && !planted!(DeadRevisionKept);
             let is_unplaced = match local.agreement {
                 Agreement::Placed => !desired.placements.contains_key(instance),
                 Agreement::Granted(proposed) => proposed > ADOPTIONS_MAX,
@@ -51,7 +52,11 @@ impl Supervisor {
     fn start_placed(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let Some(desired) = self.desired.take() else { return };
         for (instance, (revision, purpose)) in &desired.placements {
-            if self.instances.contains_key(instance) || self.ended.contains_key(instance) {
+            let is_here = self
+                .instances
+                .get(instance)
+                .is_some_and(|local| !(planted!(DoubleStart) && local.phase == Phase::Stopping));
+            if is_here || self.ended.contains_key(instance) {
                 continue;
             }
             if instance.origin != 0 {
@@ -85,7 +90,7 @@ impl Supervisor {
                     declined = Some(DeclineReason::Failing(failure));
                     break;
                 }
-                if self.count(&revision) >= known.scaling.max() {
+                if self.count(&revision) >= known.scaling.max() && !planted!(OverMaximum) {
                     break;
                 }
                 if !known.resources.fits(&room) {
@@ -93,7 +98,9 @@ impl Supervisor {
                     declined = Some(DeclineReason::NoCapacity(reason));
                     break;
                 }
-                room = room.minus(&known.resources);
+                if !planted!(StartOverGrant) {
+                    room = room.minus(&known.resources);
+                }
                 left -= 1;
                 self.sequence = self.sequence.saturating_add(1);
                 let instance = InstanceId::granted(self.node, desired.epoch, self.sequence);
