@@ -192,6 +192,39 @@ fn the_control_plane_cannot_act() {
 }
 
 #[test]
+fn faults_are_planted_only_where_they_are_looked_for() {
+    // Cargo unites features over everything it builds at once: what one member switched on, `node` would get too.
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "--workspace", "--edges", "normal,build,dev", "--prefix", "none"])
+        .args(["--format", "{p} [{f}]"])
+        .current_dir(root())
+        .output()
+        .expect("cargo is there, it built this test");
+    assert!(output.status.success(), "cargo tree failed: {}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8_lossy(&output.stdout).into_owned();
+    let is_planted =
+        |line: &&str| line.contains('[') && line.rsplit('[').next().is_some_and(|on| on.contains("planted"));
+    let planted: Vec<String> = tree.lines().filter(is_planted).map(ToOwned::to_owned).collect();
+    refuse("these are built with planted faults", &planted);
+    assert!(
+        tree.lines().any(|line| line.starts_with("control-plane ") && line.contains("raft")),
+        "features are listed"
+    );
+    // The second lock: a build of `node` with them does not compile.
+    assert!(
+        read("node/src/lib.rs").contains("assert!(!control_plane::HAS_PLANTED_FAULTS"),
+        "node refuses to be built with them"
+    );
+    let shown: Vec<String> = ROOMS
+        .iter()
+        .filter(|room| !matches!(**room, "control-plane" | "sim"))
+        .map(|room| format!("{room}/Cargo.toml"))
+        .filter(|manifest| read(manifest).contains("planted"))
+        .collect();
+    refuse("these manifests know of planted faults", &shown);
+}
+
+#[test]
 fn documents_name_files_that_exist() {
     let mut offences = Vec::new();
     let documents = files("docs", ".md")

@@ -11,12 +11,16 @@
 //! The other three share one shape, `on_input(now, input) -> Vec<Effect>` and `wake_at()`, so that `node` and `sim` drive
 //! the same code. [`model`] holds the nouns all of them speak about.
 
+/// Whether faults are planted in this build; nothing that is to run for real may be built so.
+pub const HAS_PLANTED_FAULTS: bool = cfg!(feature = "planted");
+
 pub mod autoscale;
 pub mod codec;
 pub mod controller;
 pub mod dispatch;
 pub mod model;
 pub mod placement;
+pub mod planted;
 #[cfg(feature = "raft")]
 pub mod raft;
 pub mod route;

@@ -1,5 +1,7 @@
 //! Everything in Hearth that acts: sockets, processes, files, clocks. The rooms in reading order.
 
+const _: () = assert!(!control_plane::HAS_PLANTED_FAULTS, "planted faults are for the simulator alone");
+
 pub mod agent;
 pub mod api;
 pub mod auth;

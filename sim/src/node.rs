@@ -1,147 +1,178 @@
-//! One simulated node: the machines, the log between them, and the sandboxes they are told about.
+//! One simulated node: the machines, what drives them, and the clock they are told.
+//!
+//! As in production, the machines tell each other things through queues: a demand of a dispatch, a report to the leader and
+//! a changed state each arrive a moment after they were sent, in which other things happen.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use control_plane::controller::{self, Controller};
-use control_plane::model::{
-    Bytes, Ending, FunctionName, InstanceFailure, InstanceId, MilliCpu, NodeId, NodeSpec, Resources, RevisionId,
-    Timestamp,
-};
-use control_plane::state::{Command, State, violations};
-use control_plane::supervisor::{self, Supervisor, desired};
+use control_plane::model::{Digest, FunctionName, InstanceId, NodeId, Resources, RevisionId, Timestamp};
+use control_plane::state::{Command, State};
+use control_plane::supervisor::{self, Desired, Report, Supervisor, desired};
 
-use crate::Report;
+use crate::call::Errand;
+use crate::journal::{Journal, Who};
+use crate::log::{Log, Proposer};
+use crate::mark::Mark;
+use crate::nature::Nature;
 use crate::rng::{Rng, Span};
-use crate::traffic::Traffic;
+use crate::sandbox::Sandbox;
+use crate::schedule::Schedule;
+use crate::swarm::Swarm;
+use crate::traffic::{Demand, Traffic};
 
 /// This node.
-const NODE: NodeId = NodeId(1);
+pub(crate) const NODE: NodeId = NodeId(1);
 
 /// How often a machine may be woken at one moment before it is said to spin.
 const WAKES_MAX: u32 = 100;
 
-/// Something that happens at a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Something that happens at a time. A number tells in which life of the daemon, or of a sandbox, it has a meaning.
+#[derive(Clone, Debug)]
 pub(crate) enum Event {
-    /// A command comes out of the log.
-    Apply(Command, bool),
+    /// The first command that waits comes out of the log.
+    Commit(u32),
+    /// The agent looks at the changed state.
+    Follow(u32),
+    /// A demand of traffic reaches the agent.
+    Demand(u32, Demand),
+    /// A report reaches the leader.
+    Report(u32, Report),
     /// A sandbox is ready, or is not going to be.
     Started(InstanceId, u32),
-    /// A call is done by its function.
-    Done(u128),
+    /// An order reaches a sandbox.
+    Ordered(InstanceId, u32),
+    /// Nothing of a sandbox is left.
+    Removed(InstanceId, u32),
     /// A call comes in.
-    Arrive(FunctionName),
+    Arrive(FunctionName, Errand),
+    /// A call is over, however it ends.
+    Over(u128),
+    /// A caller hangs up.
+    HangUp(u128),
     /// An operator proposes something.
     Operate(Command),
-    /// Some instance crashes.
-    Crash,
-    /// The agent is killed and comes back.
+    /// An operator goes back to the revision before the live one.
+    GoBack(FunctionName),
+    /// Some instance of this function, or of any, crashes.
+    Crash(Option<FunctionName>),
+    /// The daemon is killed and started again.
     Restart,
     /// The leader forgets what is under way.
     Depose,
-}
-
-/// What a simulated sandbox is doing.
-#[derive(Clone, Debug)]
-pub(crate) struct Sandbox {
-    pub(crate) revision: RevisionId,
-    pub(crate) is_ready: bool,
-    /// Counts the agent's lives: what an earlier one was told is for nobody.
-    life: u32,
+    /// The log stands still.
+    Stall(Duration),
+    /// The machine cannot make any sandbox.
+    Jam(Duration),
 }
 
 pub(crate) struct Node {
     pub(crate) now: Timestamp,
-    heap: BinaryHeap<Reverse<(Timestamp, u64, usize)>>,
-    events: Vec<Option<Event>>,
+    pub(crate) schedule: Schedule<Event>,
+    pub(crate) journal: Journal,
+    pub(crate) swarm: Swarm,
+    pub(crate) capacity: Resources,
+    /// What the code of each image is like.
+    pub(crate) natures: BTreeMap<Digest, Nature>,
+    pub(crate) log: Log,
     pub(crate) state: State,
     controller: Controller,
-    supervisor: Supervisor,
+    pub(crate) supervisor: Supervisor,
     pub(crate) traffic: Traffic,
     pub(crate) sandboxes: BTreeMap<InstanceId, Sandbox>,
-    started: BTreeSet<InstanceId>,
-    life: u32,
-    last_apply: Timestamp,
-    pub(crate) faults: bool,
-    rng: Rng,
-    hash: u64,
-    pub(crate) violations: Vec<String>,
-    pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// Every id under which something was started.
+    pub(crate) started: BTreeSet<InstanceId>,
+    /// Every revision of which an instance was ready, by what it runs.
+    pub(crate) proved: BTreeSet<(RevisionId, Digest)>,
+    /// When starts of a revision failed in a row, and how often.
+    pub(crate) failing: BTreeMap<RevisionId, (Timestamp, u32)>,
+    /// What the supervisor was told last.
+    pub(crate) desired: Option<Desired>,
+    /// Functions whose newest revision need not prove itself: an operator has decided otherwise since.
+    pub(crate) withdrawn: BTreeSet<FunctionName>,
+    /// Until when the machine cannot make sandboxes.
+    pub(crate) jammed_until: Timestamp,
+    /// Counts the daemon's lives: what an earlier one was told is for nobody.
+    pub(crate) life: u32,
+    /// The daemon serves; it does not between its start and its registration.
+    pub(crate) is_up: bool,
+    is_following: bool,
+    pub(crate) rng: Rng,
 }
 
 impl Node {
-    pub(crate) fn new(seed: u64, now: Timestamp) -> Self {
+    pub(crate) fn new(seed: u64, now: Timestamp, capacity: Resources, swarm: Swarm, is_story: bool) -> Self {
         let mut node = Self {
             now,
-            heap: BinaryHeap::new(),
-            events: Vec::new(),
+            schedule: Schedule::new(),
+            journal: Journal::new(is_story),
+            swarm,
+            capacity,
+            natures: BTreeMap::new(),
+            log: Log::new(seed, now),
             state: State::default(),
             controller: Controller::new(),
             supervisor: Supervisor::new(NODE),
             traffic: Traffic::default(),
             sandboxes: BTreeMap::new(),
             started: BTreeSet::new(),
+            proved: BTreeSet::new(),
+            failing: BTreeMap::new(),
+            desired: None,
+            withdrawn: BTreeSet::new(),
+            jammed_until: now,
             life: 0,
-            last_apply: now,
-            faults: true,
+            is_up: false,
+            is_following: false,
             rng: Rng::stream(seed, "node"),
-            hash: 0xcbf2_9ce4_8422_2325,
-            violations: Vec::new(),
-            counts: BTreeMap::new(),
         };
-        node.feed_supervisor(supervisor::Input::Recovered { instances: Vec::new() });
         node.register();
         node
     }
 
-    fn register(&mut self) {
-        let gib = 1 + self.rng.below(4);
-        let capacity =
-            Resources { cpu: MilliCpu(16_000), memory: Bytes(gib << 30), disk: Bytes(1 << 40), pids: 1 << 20 };
-        let spec = NodeSpec { name: "one".to_owned(), capacity, labels: BTreeMap::new() };
-        self.propose(Command::RegisterNode { node: NODE, spec }, false);
+    pub(crate) fn at(&mut self, time: Timestamp, event: Event) {
+        self.schedule.enter(time.max(self.now), event);
     }
 
-    pub(crate) fn at(&mut self, time: Timestamp, event: Event) {
-        let place = self.events.len();
-        self.events.push(Some(event));
-        self.heap.push(Reverse((time.max(self.now), place as u64, place)));
+    pub(crate) fn after(&mut self, wait: Duration, event: Event) {
+        self.schedule.enter(self.now + wait, event);
+    }
+
+    pub(crate) fn draw(&mut self, span: Span) -> Duration {
+        self.rng.wait(span)
+    }
+
+    pub(crate) fn mark(&mut self, mark: Mark) {
+        self.journal.marks.insert(mark);
     }
 
     pub(crate) fn count(&mut self, what: &'static str) {
-        *self.counts.entry(what).or_default() += 1;
+        self.journal.count(what);
     }
 
     pub(crate) fn blame(&mut self, violation: String) {
-        if self.violations.len() < 20 {
-            self.violations.push(format!("{}: {violation}", self.now));
-        }
+        self.journal.tell(self.now, Who::Nobody, || format!("VIOLATION: {violation}"));
+        self.journal.blame(self.now, violation);
     }
 
-    /// Mixes what happens into the hash (FNV-1a of its text).
-    pub(crate) fn note(&mut self, what: &dyn std::fmt::Debug) {
-        for byte in format!("{} {what:?}", self.now).bytes() {
-            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+    pub(crate) fn tell(&mut self, who: Who, text: impl FnOnce() -> String) {
+        self.journal.tell(self.now, who, text);
     }
 
-    /// Lets everything happen that happens before `end`.
+    /// Lets everything happen that happens before or at `end`.
     pub(crate) fn run_until(&mut self, end: Timestamp) {
         let mut wakes = (self.now, 0);
         loop {
-            let event = self.heap.peek().map(|Reverse((time, ..))| *time);
-            let wake = [self.controller.wake_at(), self.supervisor.wake_at(), self.traffic.wake_at()];
-            let wake = wake.into_iter().flatten().min();
+            let event = self.schedule.next_at();
+            let wake = self.wake_at();
             let Some(next) = [event, wake].into_iter().flatten().min().map(|next| next.max(self.now)) else { break };
             if next > end {
                 break;
             }
             self.now = next;
             if event.is_some_and(|time| time <= next) {
-                let Some(Reverse((_, _, place))) = self.heap.pop() else { break };
-                if let Some(event) = self.events[place].take() {
+                if let Some(event) = self.schedule.pop() {
                     self.happen(event);
                 }
                 wakes = (self.now, 0);
@@ -158,6 +189,15 @@ impl Node {
         self.now = end;
     }
 
+    /// Returns when some machine wants to be woken; a daemon that is down has none.
+    fn wake_at(&self) -> Option<Timestamp> {
+        if !self.is_up {
+            return None;
+        }
+        let wakes = [self.controller.wake_at(), self.supervisor.wake_at(), self.traffic.wake_at()];
+        wakes.into_iter().flatten().min()
+    }
+
     fn wake(&mut self) {
         let now = self.now;
         if self.controller.wake_at().is_some_and(|at| at <= now) {
@@ -170,179 +210,148 @@ impl Node {
     }
 
     fn happen(&mut self, event: Event) {
-        self.note(&event);
+        self.journal.note(self.now, &event);
         match event {
-            Event::Apply(command, is_controllers) => self.apply(command, is_controllers),
-            Event::Started(instance, life) if life == self.life => self.sandbox_started(instance),
-            Event::Started(..) => {}
-            Event::Done(call) => self.call_done(call),
-            Event::Arrive(function) => self.call_arrived(&function),
-            Event::Operate(command) => self.propose(command, false),
-            Event::Crash => self.crash(),
-            Event::Restart => self.restart(),
-            Event::Depose => {
-                self.feed_controller(|_| controller::Input::Deposed);
-                self.feed_controller(|state| controller::Input::Applied(state));
+            Event::Commit(life) if life == self.life => self.commit(),
+            Event::Follow(life) if life == self.life => self.follow(),
+            Event::Demand(life, demand) if life == self.life => self.take_demand(demand),
+            Event::Report(life, report) if life == self.life => {
+                self.feed_controller(move |state| controller::Input::Reported(state, report));
             }
+            Event::Commit(_) | Event::Follow(_) | Event::Demand(..) | Event::Report(..) => {}
+            Event::Started(instance, life) => self.sandbox_started(instance, life),
+            Event::Ordered(instance, life) => self.sandbox_ordered(instance, life),
+            Event::Removed(instance, life) => self.sandbox_removed(instance, life),
+            Event::Arrive(function, errand) => self.call_arrived(&function, errand),
+            Event::Over(call) => self.call_over(call),
+            Event::HangUp(call) => self.call_cancelled(call),
+            Event::Operate(command) => self.operate(command),
+            Event::GoBack(function) => self.go_back(&function),
+            Event::Crash(function) => self.crash(function.as_ref()),
+            Event::Restart => self.restart(),
+            Event::Depose => self.depose(),
+            Event::Stall(wait) => self.log.stall(self.now + wait),
+            Event::Jam(wait) => self.jammed_until = self.jammed_until.max(self.now + wait),
         }
     }
 
-    /// Puts a command into the log: it comes out in the same order, some milliseconds later.
-    fn propose(&mut self, command: Command, is_controllers: bool) {
-        let slow = if self.faults && self.rng.chance(20) { Span::new(100, 3000) } else { Span::new(0, 3) };
-        let at = (self.now + self.rng.wait(slow)).max(self.last_apply);
-        self.last_apply = at;
-        self.at(at, Event::Apply(command, is_controllers));
+    fn operate(&mut self, command: Command) {
+        if self.is_up {
+            self.propose(command, Proposer::Operator);
+        }
     }
 
-    fn apply(&mut self, command: Command, is_controllers: bool) {
-        let before = self.state.clone();
-        let result = self.state.apply(self.now, command.clone());
-        self.note(&result);
-        if result.is_err() && self.state != before {
-            self.blame(format!("a refused command changed the state: {command:?}"));
+    fn go_back(&mut self, function: &FunctionName) {
+        let Some(known) = self.state.functions.get(function) else { return };
+        let Some(live) = known.live else { return };
+        if let Some((number, _)) = known.revisions.range(..live).next_back() {
+            let revision = RevisionId { function: function.clone(), number: *number };
+            self.operate(Command::Promote { revision });
         }
-        for violation in violations(&self.state) {
-            self.blame(violation);
+    }
+
+    fn depose(&mut self) {
+        if !self.is_up {
+            return;
         }
-        self.count(if result.is_ok() { "commands" } else { "rejections" });
+        if self.state.functions.values().any(|function| function.candidate.is_some()) {
+            self.mark(Mark::DeposedWhileProving);
+        }
+        self.feed_controller(|_| controller::Input::Deposed);
+        self.feed_controller(|state| controller::Input::Applied(state));
+    }
+
+    /// The state has changed: the agent will look at it, once for all changes that come before it does.
+    pub(crate) fn changed(&mut self) {
+        if !self.is_up {
+            return;
+        }
+        if self.is_following {
+            return self.mark(Mark::ChangesCoalesced);
+        }
+        self.is_following = true;
+        let wait = self.draw(self.swarm.hand_over);
+        self.after(wait, Event::Follow(self.life));
+    }
+
+    fn follow(&mut self) {
+        self.is_following = false;
         self.follow_state();
-        if is_controllers {
-            self.feed_controller(move |state| controller::Input::Answered(state, command, result));
-        } else {
-            self.feed_controller(|state| controller::Input::Applied(state));
-        }
-        if let Some(desired) = desired(&self.state, NODE) {
+        self.desired = desired(&self.state, NODE);
+        if let Some(desired) = self.desired.clone() {
+            self.failing.retain(|revision, _| desired.revisions.contains_key(revision));
             self.feed_supervisor(supervisor::Input::Desired(desired));
         }
+        self.check_dead_revisions();
     }
 
-    fn feed_controller(&mut self, input: impl for<'a> FnOnce(&'a State) -> controller::Input<'a>) {
+    pub(crate) fn feed_controller(&mut self, input: impl for<'a> FnOnce(&'a State) -> controller::Input<'a>) {
         let effects = self.controller.on_input(self.now, input(&self.state));
         for controller::Effect::Propose(command) in effects {
-            self.note(&command);
-            self.propose(command, true);
+            self.journal.note(self.now, &command);
+            self.propose(command, Proposer::Controller);
         }
     }
 
     pub(crate) fn feed_supervisor(&mut self, input: supervisor::Input) {
         let effects = self.supervisor.on_input(self.now, input);
         for effect in effects {
-            self.note(&effect);
+            self.journal.note(self.now, &effect);
             match effect {
                 supervisor::Effect::Start { instance, revision, .. } => self.start_sandbox(instance, revision),
+                supervisor::Effect::Serve { instance, revision } => self.instance_ready(&revision, instance),
                 supervisor::Effect::Drain { instance, .. } => self.drain(instance),
                 supervisor::Effect::Stop { instance } => self.stop_sandbox(instance),
                 supervisor::Effect::Decline { revision, reason } => self.decline(&revision, reason),
-                supervisor::Effect::Propose(command) => self.propose(command, false),
-                supervisor::Effect::Report(report) => {
-                    self.feed_controller(move |state| controller::Input::Reported(state, report));
-                }
+                supervisor::Effect::Propose(command) => self.propose(command, Proposer::Supervisor),
+                supervisor::Effect::Report(report) => self.send_report(report),
             }
         }
     }
 
-    fn start_sandbox(&mut self, instance: InstanceId, revision: RevisionId) {
-        self.count("starts");
-        // What the leader placed may be started again under its id after a restart of the agent; nothing else may.
-        if self.sandboxes.contains_key(&instance) || (!self.started.insert(instance) && instance.origin != 0) {
-            self.blame(format!("{instance} is started twice"));
+    fn send_report(&mut self, report: Report) {
+        if self.rng.chance(self.swarm.report_lost_permille) {
+            return self.mark(Mark::ReportLost);
         }
-        self.sandboxes.insert(instance, Sandbox { revision, is_ready: false, life: self.life });
-        if instance.origin != 0 {
-            self.check_grant();
-        }
-        let wait = self.rng.wait(Span::new(1, if self.rng.clone().chance(100) { 4000 } else { 60 }));
-        self.at(self.now + wait, Event::Started(instance, self.life));
+        let wait = self.draw(self.swarm.hand_over);
+        self.after(wait, Event::Report(self.life, report));
     }
 
-    fn sandbox_started(&mut self, instance: InstanceId) {
-        let Some(sandbox) = self.sandboxes.get_mut(&instance) else { return };
-        let revision = sandbox.revision.clone();
-        // Every third revision of a function whose name says so is broken.
-        let is_broken = revision.function.as_str().starts_with("shaky") && revision.number.0.is_multiple_of(3);
-        let fails = self.faults && self.rng.chance(30);
-        if is_broken || fails {
-            self.sandboxes.remove(&instance);
-            let failure = if is_broken {
-                InstanceFailure::Init("broken".to_owned())
-            } else {
-                InstanceFailure::Sandbox("bad luck".to_owned())
-            };
-            self.count("failed starts");
-            self.feed_supervisor(supervisor::Input::StartFailed { instance, failure });
-            return;
-        }
-        sandbox.is_ready = true;
-        self.instance_ready(&revision, instance);
-        self.feed_supervisor(supervisor::Input::Started { instance });
+    /// A daemon starts: it registers before anything else.
+    pub(crate) fn register(&mut self) {
+        let spec =
+            control_plane::model::NodeSpec { name: "one".to_owned(), capacity: self.capacity, labels: BTreeMap::new() };
+        self.propose(Command::RegisterNode { node: NODE, spec }, Proposer::Daemon);
     }
 
-    fn stop_sandbox(&mut self, instance: InstanceId) {
-        let Some(sandbox) = self.sandboxes.remove(&instance) else {
-            self.blame(format!("{instance} is stopped and does not exist"));
-            return;
-        };
-        self.instance_gone(instance);
-        self.count("stops");
-        if sandbox.is_ready {
-            self.feed_supervisor(supervisor::Input::Ended { instance, ending: Ending::Stopped });
-        } else {
-            let failure = InstanceFailure::Sandbox("stopped".to_owned());
-            self.feed_supervisor(supervisor::Input::StartFailed { instance, failure });
-        }
+    /// The daemon is registered: its machines begin, and take over what runs.
+    pub(crate) fn begin(&mut self) {
+        self.is_up = true;
+        self.is_following = false;
+        self.controller = Controller::new();
+        self.supervisor = Supervisor::new(NODE);
+        self.desired = None;
+        self.failing.clear();
+        let instances = self.recover();
+        self.follow_state();
+        self.feed_supervisor(supervisor::Input::Recovered { instances });
     }
 
-    fn crash(&mut self) {
-        let ready: Vec<InstanceId> =
-            self.sandboxes.iter().filter(|(_, sandbox)| sandbox.is_ready).map(|(instance, _)| *instance).collect();
-        if !self.faults || ready.is_empty() {
-            return;
-        }
-        let instance = *self.rng.pick(&ready);
-        self.sandboxes.remove(&instance);
-        self.count("crashes");
-        self.instance_gone(instance);
-        let ending = Ending::Failed(InstanceFailure::Exited(Some(1)));
-        self.feed_supervisor(supervisor::Input::Ended { instance, ending });
-    }
-
-    /// The agent dies and comes back at once: sandboxes that were ready go on, the others are gone.
+    /// The daemon is killed and comes back at once: what it knew is gone, the log and the sandboxes are not.
     fn restart(&mut self) {
-        if !self.faults {
-            return;
-        }
         self.count("restarts");
         self.life += 1;
+        self.is_up = false;
+        self.tell(Who::Nobody, || "the daemon is killed and starts again".to_owned());
         self.traffic_lost();
-        self.sandboxes.retain(|_, sandbox| sandbox.is_ready);
-        self.supervisor = Supervisor::new(NODE);
-        self.controller = Controller::new();
-        let life = self.life;
-        let mut instances = Vec::new();
-        for (instance, sandbox) in &mut self.sandboxes {
-            sandbox.is_ready = false;
-            sandbox.life = life;
-            instances.push((*instance, sandbox.revision.clone()));
-        }
-        self.follow_state();
-        for (instance, _) in &instances {
-            let wait = self.rng.wait(Span::new(1, 20));
-            self.at(self.now + wait, Event::Started(*instance, life));
-        }
-        self.feed_supervisor(supervisor::Input::Recovered { instances });
+        self.orphan_sandboxes();
+        self.reopen_log();
         self.register();
     }
 
     pub(crate) fn stop_faults(&mut self) {
-        self.faults = false;
-    }
-
-    pub(crate) fn draw(&mut self, span: Span) -> Duration {
-        self.rng.wait(span)
-    }
-
-    pub(crate) fn into_report(self) -> Report {
-        Report { hash: self.hash, violations: self.violations, counts: self.counts }
+        self.swarm = Swarm { queue_max: self.swarm.queue_max, ..Swarm::calm() };
+        self.jammed_until = self.now;
+        self.log.stall(self.now);
     }
 }

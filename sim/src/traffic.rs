@@ -1,51 +1,72 @@
-//! The simulated gateway: one dispatch per revision, calls on their way, and what became of them.
+//! The simulated gateway: one line of calls per revision, driven as `node` drives it, and what it asks of the agent.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
 use control_plane::autoscale::idle_limit;
-use control_plane::dispatch::{DeclineReason, Dispatch, Effect, Input, Limits, Refusal};
-use control_plane::model::{FunctionName, InstanceId, InvocationId, Purpose, RevisionId, Timestamp};
+use control_plane::dispatch::{DeclineReason, Dispatch, Effect, Input, Limits};
+use control_plane::model::{InstanceId, Purpose, RevisionId, Timestamp};
+use control_plane::route::RouteTable;
 use control_plane::supervisor;
 
+use crate::call::Call;
+use crate::journal::Who;
+use crate::mark::Mark;
 use crate::node::{Event, Node};
-use crate::rng::Span;
+use crate::sandbox::Told;
 
-/// How long a call waits for an instance.
-const QUEUE_WAIT: Duration = Duration::from_secs(60);
+/// Instances that a revision may ask for without being slowed, as the burst guard has it.
+const FREE_STARTS: u32 = 16;
 
-/// How many calls of one revision wait.
-const QUEUE_MAX: usize = 50;
-
-/// Every revision's dispatch, and the calls.
-#[derive(Default)]
+/// Every revision's line, and the calls.
+#[derive(Debug, Default)]
 pub(crate) struct Traffic {
-    lines: BTreeMap<RevisionId, Dispatch>,
+    pub(crate) routes: Option<RouteTable>,
+    pub(crate) lines: BTreeMap<RevisionId, Line>,
     /// Which revision an instance serves, and how many calls it has.
-    seats: BTreeMap<InstanceId, Seat>,
-    calls: BTreeMap<u128, Call>,
-    last: u128,
+    pub(crate) seats: BTreeMap<InstanceId, Seat>,
+    pub(crate) calls: BTreeMap<u128, Call>,
+    pub(crate) last: u128,
 }
 
-struct Seat {
-    revision: RevisionId,
-    in_flight: u16,
-    is_draining: bool,
+/// The traffic of one revision.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) dispatch: Dispatch,
+    limits: Limits,
+    /// The revision is not served any more; what runs may finish.
+    pub(crate) is_retired: bool,
 }
 
-struct Call {
-    function: FunctionName,
-    revision: RevisionId,
-    instance: Option<InstanceId>,
+/// An instance that serves a line.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) revision: RevisionId,
+    pub(crate) in_flight: u16,
+    /// Dispatch has no more use for it.
+    pub(crate) is_retired: bool,
+    /// Somebody has asked for its death.
+    pub(crate) is_killed: bool,
+}
+
+/// What traffic asks of the agent.
+#[derive(Clone, Debug)]
+pub(crate) enum Demand {
+    Wanted(RevisionId, u32),
+    Retired(InstanceId),
+    Kill(InstanceId),
 }
 
 impl Traffic {
     pub(crate) fn wake_at(&self) -> Option<Timestamp> {
-        self.lines.values().filter_map(Dispatch::wake_at).min()
+        self.lines.values().filter_map(|line| line.dispatch.wake_at()).min()
     }
 
     pub(crate) fn open(&self) -> usize {
         self.calls.len()
+    }
+
+    fn has_seats(&self, revision: &RevisionId) -> bool {
+        self.seats.values().any(|seat| seat.revision == *revision)
     }
 }
 
@@ -58,130 +79,135 @@ impl Node {
                 let limits = Limits {
                     concurrency: revision.spec.concurrency,
                     instances_max: function.scaling.max(),
-                    queue_max: QUEUE_MAX,
+                    queue_max: self.swarm.queue_max,
                 };
                 wanted.insert(RevisionId { function: name.clone(), number: *number }, limits);
             }
         }
         for (revision, limits) in &wanted {
-            if self.traffic.lines.contains_key(revision) {
-                self.dispatch(revision, Input::Limits(*limits));
-            } else {
-                self.traffic.lines.insert(revision.clone(), Dispatch::new(*limits));
+            match self.traffic.lines.get_mut(revision) {
+                Some(line) => {
+                    line.is_retired = false;
+                    if line.limits != *limits {
+                        line.limits = *limits;
+                        self.dispatch(revision, Input::Limits(*limits));
+                    }
+                }
+                None => {
+                    let line = Line { dispatch: Dispatch::new(*limits), limits: *limits, is_retired: false };
+                    self.traffic.lines.insert(revision.clone(), line);
+                }
             }
         }
-        let unwanted: Vec<RevisionId> =
-            self.traffic.lines.keys().filter(|revision| !wanted.contains_key(*revision)).cloned().collect();
+        self.traffic.routes = Some(RouteTable::new(&self.state));
+        let wanted: BTreeSet<RevisionId> = wanted.into_keys().collect();
+        let lines = self.traffic.lines.keys();
+        let unwanted: Vec<RevisionId> = lines.filter(|revision| !wanted.contains(*revision)).cloned().collect();
         for revision in unwanted {
-            self.dispatch(&revision, Input::Declined { reason: DeclineReason::Retired });
-            let is_over =
-                self.traffic.lines.get(&revision).is_some_and(|line| line.ready() == 0 && line.in_flight() == 0);
-            if is_over {
-                self.traffic.lines.remove(&revision);
-            }
+            self.retire_line(&revision);
         }
     }
 
-    pub(crate) fn call_arrived(&mut self, function: &FunctionName) {
-        self.count("calls");
-        self.traffic.last += 1;
-        let call = self.traffic.last;
-        self.route(call, function);
+    fn retire_line(&mut self, revision: &RevisionId) {
+        let Some(line) = self.traffic.lines.get_mut(revision) else { return };
+        if !line.is_retired {
+            line.is_retired = true;
+            if !self.state.functions.contains_key(&revision.function) {
+                let (queued, running) = (line.dispatch.queued(), line.dispatch.in_flight());
+                if queued > 0 {
+                    self.mark(Mark::DeletedWhileCallsWait);
+                }
+                if running > 0 {
+                    self.mark(Mark::DeletedWhileCallsRun);
+                }
+            }
+            self.dispatch(revision, Input::Declined { reason: DeclineReason::Retired });
+        }
+        self.drop_line_if_over(revision);
     }
 
-    /// Gives a call to the live revision of its function.
-    fn route(&mut self, call: u128, function: &FunctionName) {
-        let live = self.state.functions.get(function).and_then(|function| function.live);
-        let revision = live.map(|number| RevisionId { function: function.clone(), number });
-        let Some(revision) = revision.filter(|revision| self.traffic.lines.contains_key(revision)) else {
-            self.traffic.calls.remove(&call);
-            self.count("refused");
-            return;
-        };
-        let entry = Call { function: function.clone(), revision: revision.clone(), instance: None };
-        self.traffic.calls.insert(call, entry);
-        let deadline = self.now + QUEUE_WAIT;
-        self.dispatch(&revision, Input::Arrived { invocation: InvocationId(call), deadline });
+    fn drop_line_if_over(&mut self, revision: &RevisionId) {
+        if self.traffic.lines.get(revision).is_some_and(|line| line.is_retired) && !self.traffic.has_seats(revision) {
+            self.traffic.lines.remove(revision);
+        }
     }
 
-    fn dispatch(&mut self, revision: &RevisionId, input: Input) {
+    /// Gives a line's dispatch an input and does what it says.
+    pub(crate) fn dispatch(&mut self, revision: &RevisionId, input: Input) {
         let now = self.now;
         let Some(line) = self.traffic.lines.get_mut(revision) else { return };
-        for effect in line.on_input(now, input) {
-            self.note(&effect);
+        for effect in line.dispatch.on_input(now, input) {
+            self.journal.note(now, &effect);
             match effect {
-                Effect::Run { invocation, instance } => self.run(invocation.0, instance),
-                Effect::Refuse { invocation, reason } => self.refuse(invocation.0, &reason),
+                Effect::Run { invocation, instance } => self.call_runs(invocation.0, instance),
+                Effect::Refuse { invocation, reason } => self.call_refused(invocation.0, &reason),
                 Effect::Want { starting } => {
-                    let revision = revision.clone();
-                    self.feed_supervisor(supervisor::Input::Wanted { revision, starting });
+                    self.check_guard(revision, starting);
+                    self.demand(Demand::Wanted(revision.clone(), starting));
                 }
                 Effect::Retire { instance } => {
-                    if self.traffic.seats.get(&instance).is_some_and(|seat| seat.in_flight > 0) {
-                        self.blame(format!("{instance} is retired with calls"));
+                    if let Some(seat) = self.traffic.seats.get_mut(&instance) {
+                        seat.is_retired = true;
+                        if seat.in_flight > 0 {
+                            self.blame(format!("{instance} is retired with calls"));
+                        }
                     }
-                    self.traffic.seats.remove(&instance);
-                    self.feed_supervisor(supervisor::Input::Retired { instance });
+                    if self.sandboxes.get(&instance).is_some_and(|sandbox| sandbox.told == Told::Drain) {
+                        self.mark(Mark::DrainFinished);
+                    } else {
+                        self.tell(Who::Instance(instance), || "has idled long enough".to_owned());
+                    }
+                    self.demand(Demand::Retired(instance));
                 }
             }
         }
+        self.check_queue(revision);
     }
 
-    fn run(&mut self, call: u128, instance: InstanceId) {
-        let Some(entry) = self.traffic.calls.get_mut(&call) else {
-            return self.blame(format!("call {call} runs and is not waiting"));
-        };
-        entry.instance = Some(instance);
-        let concurrency = self.state.revision(&entry.revision).map(|revision| revision.spec.concurrency.get());
-        let problem = match self.traffic.seats.get_mut(&instance) {
-            None => Some("is not there"),
-            Some(seat) if seat.is_draining => Some("drains"),
-            Some(seat) => {
-                seat.in_flight += 1;
-                concurrency.is_some_and(|most| seat.in_flight > most).then_some("has too many calls")
+    fn check_guard(&mut self, revision: &RevisionId, starting: u32) {
+        let Some(line) = self.traffic.lines.get(revision) else { return };
+        let waiting = u32::try_from(line.dispatch.queued()).unwrap_or(u32::MAX);
+        let needed = waiting.div_ceil(u32::from(line.limits.concurrency.get()));
+        let ready = u32::try_from(line.dispatch.ready()).unwrap_or(u32::MAX);
+        if starting >= FREE_STARTS && starting < needed.min(line.limits.instances_max.saturating_sub(ready)) {
+            self.mark(Mark::BurstGuardHeld);
+        }
+    }
+
+    /// A line's queue is bounded.
+    fn check_queue(&mut self, revision: &RevisionId) {
+        let queued = self.traffic.lines.get(revision).map_or(0, |line| line.dispatch.queued());
+        if queued > self.swarm.queue_max {
+            self.blame(format!("{queued} calls wait for {revision}, {} may", self.swarm.queue_max));
+        }
+    }
+
+    /// Sends a demand to the agent.
+    pub(crate) fn demand(&mut self, demand: Demand) {
+        let wait = self.draw(self.swarm.hand_over);
+        self.after(wait, Event::Demand(self.life, demand));
+    }
+
+    pub(crate) fn take_demand(&mut self, demand: Demand) {
+        match demand {
+            Demand::Wanted(revision, starting) => {
+                self.feed_supervisor(supervisor::Input::Wanted { revision, starting });
             }
-        };
-        if let Some(problem) = problem {
-            self.blame(format!("call {call} goes to {instance}, which {problem}"));
+            Demand::Retired(instance) => self.feed_supervisor(supervisor::Input::Retired { instance }),
+            Demand::Kill(instance) => {
+                if let Some(life) = self.sandboxes.get(&instance).map(|sandbox| sandbox.life) {
+                    let wait = self.draw(self.swarm.order);
+                    self.after(wait, Event::Ordered(instance, life));
+                }
+            }
         }
-        let wait = self.draw(Span::new(1, 400));
-        self.at(self.now + wait, Event::Done(call));
-    }
-
-    fn refuse(&mut self, call: u128, reason: &Refusal) {
-        let Some(entry) = self.traffic.calls.get(&call) else {
-            return self.blame(format!("call {call} is refused and is not waiting"));
-        };
-        let (function, revision) = (entry.function.clone(), entry.revision.clone());
-        let live = self.state.functions.get(&function).and_then(|function| function.live);
-        // As the gateway does: a revision that went away is no reason to fail a call.
-        if *reason == Refusal::Declined(DeclineReason::Retired) && live.is_some_and(|live| live != revision.number) {
-            return self.route(call, &function);
-        }
-        self.traffic.calls.remove(&call);
-        self.count("refused");
-    }
-
-    pub(crate) fn call_done(&mut self, call: u128) {
-        // Its instance has died meanwhile.
-        let Some(entry) = self.traffic.calls.remove(&call) else { return };
-        self.count("done");
-        self.free(call, &entry);
-    }
-
-    fn free(&mut self, call: u128, entry: &Call) {
-        if let Some(seat) = entry.instance.and_then(|instance| self.traffic.seats.get_mut(&instance)) {
-            seat.in_flight = seat.in_flight.saturating_sub(1);
-        }
-        self.dispatch(&entry.revision, Input::Finished { invocation: InvocationId(call) });
     }
 
     pub(crate) fn instance_ready(&mut self, revision: &RevisionId, instance: InstanceId) {
         if !self.traffic.lines.contains_key(revision) {
-            self.feed_supervisor(supervisor::Input::Retired { instance });
-            return;
+            return self.demand(Demand::Retired(instance));
         }
-        let seat = Seat { revision: revision.clone(), in_flight: 0, is_draining: false };
+        let seat = Seat { revision: revision.clone(), in_flight: 0, is_retired: false, is_killed: false };
         self.traffic.seats.insert(instance, seat);
         let scaling = self.state.functions.get(&revision.function).map(|function| function.scaling);
         let purpose = self.state.placements.get(&instance).map_or(Purpose::Demand, |placement| placement.purpose);
@@ -190,52 +216,46 @@ impl Node {
     }
 
     pub(crate) fn drain(&mut self, instance: InstanceId) {
-        let Some(seat) = self.traffic.seats.get_mut(&instance) else { return };
-        seat.is_draining = true;
+        if let Some(sandbox) = self.sandboxes.get_mut(&instance) {
+            sandbox.told = Told::Drain;
+            let (revision, is_placed) = (sandbox.revision.clone(), self.state.placements.contains_key(&instance));
+            self.check_drain(&revision, is_placed, instance);
+        }
+        self.tell(Who::Instance(instance), || "drains".to_owned());
+        let Some(seat) = self.traffic.seats.get(&instance) else { return };
         let revision = seat.revision.clone();
         self.dispatch(&revision, Input::Drain { instance });
     }
 
     pub(crate) fn decline(&mut self, revision: &RevisionId, reason: DeclineReason) {
+        self.check_declined(&reason);
         self.dispatch(revision, Input::Declined { reason });
     }
 
     /// An instance is gone: the calls it had fail.
-    pub(crate) fn instance_gone(&mut self, instance: InstanceId) {
+    pub(crate) fn instance_gone(&mut self, instance: InstanceId, why: &str) {
         let Some(seat) = self.traffic.seats.remove(&instance) else { return };
         self.dispatch(&seat.revision, Input::Gone { instance });
-        let lost: Vec<u128> = self
-            .traffic
-            .calls
-            .iter()
-            .filter(|(_, call)| call.instance == Some(instance))
-            .map(|(call, _)| *call)
-            .collect();
-        for call in lost {
-            if let Some(entry) = self.traffic.calls.remove(&call) {
-                self.count("failed");
-                self.free(call, &entry);
-            }
-        }
+        self.calls_lost(instance, why);
+        self.drop_line_if_over(&seat.revision);
     }
 
     /// The daemon is gone and with it every connection.
     pub(crate) fn traffic_lost(&mut self) {
-        let open = self.traffic.calls.len() as u64;
-        *self.counts.entry("failed").or_default() += open;
+        let open = self.traffic.open() as u64;
+        *self.journal.counts.entry("failed").or_default() += open;
         let last = self.traffic.last;
-        self.traffic = Traffic { last, ..Traffic::default() };
+        let lost = std::mem::replace(&mut self.traffic, Traffic { last, ..Traffic::default() });
+        for call in lost.calls.into_keys() {
+            self.tell(Who::Call(call), || "fails: the connection is cut".to_owned());
+        }
     }
 
     pub(crate) fn wake_traffic(&mut self) {
         let now = self.now;
-        let due: Vec<RevisionId> = self
-            .traffic
-            .lines
-            .iter()
-            .filter(|(_, line)| line.wake_at().is_some_and(|at| at <= now))
-            .map(|(revision, _)| revision.clone())
-            .collect();
+        let is_due = |line: &Line| line.dispatch.wake_at().is_some_and(|at| at <= now);
+        let due: Vec<RevisionId> =
+            self.traffic.lines.iter().filter(|(_, line)| is_due(line)).map(|(revision, _)| revision.clone()).collect();
         for revision in due {
             self.dispatch(&revision, Input::Woke);
         }

@@ -4,67 +4,208 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use control_plane::model::{
-    AppName, Bytes, Concurrency, Digest, FunctionName, FunctionSpec, MilliCpu, Network, Resources, RevisionSpec,
-    Runtime, Scaling, Timestamp,
+    AppName, Bytes, Concurrency, FunctionName, FunctionSpec, MilliCpu, Network, Resources, RevisionSpec, Runtime,
+    Scaling, Timestamp,
 };
 use control_plane::state::Command;
 
+use crate::call::{Errand, Kind};
+use crate::nature::{Nature, image};
 use crate::node::{Event, Node};
 use crate::rng::Rng;
+use crate::swarm::Swarm;
+
+/// How many images a seed's deployments choose from.
+const IMAGES: u32 = 6;
+
+/// How many calls of a storm come at one moment.
+const STORM_MAX: u64 = 120;
+
+/// Draws the node of a seed.
+pub(crate) fn node(seed: u64, now: Timestamp) -> Node {
+    let mut rng = Rng::stream(seed, "swarm");
+    let swarm = Swarm::draw(&mut rng);
+    let mebi = *rng.pick(&[256, 1024, 2048, 4096]);
+    let capacity = Resources { cpu: MilliCpu(16_000), memory: Bytes::mebi(mebi), disk: Bytes(1 << 40), pids: 1 << 20 };
+    Node::new(seed, now, capacity, swarm, false)
+}
+
+/// What is drawn from, and until when.
+struct Plan {
+    rng: Rng,
+    begin: Timestamp,
+    busy_ms: u64,
+    names: Vec<FunctionName>,
+    /// So little room that one instance per function is all that is kept.
+    is_small: bool,
+    /// The kinds of calls there are; the first is what most are.
+    kinds: Vec<Kind>,
+}
 
 /// Draws everything that will happen until `end`.
 pub(crate) fn begin(node: &mut Node, seed: u64, end: Timestamp) {
     let mut rng = Rng::stream(seed, "workload");
-    let count = 1 + rng.below(4);
-    let names: Vec<FunctionName> = (0..count)
-        .map(|number| {
-            let kind = if rng.chance(300) { "shaky" } else { "steady" };
-            format!("{kind}-{number}").parse().expect("the name is valid")
-        })
-        .collect();
-    let busy = end.since(node.now);
-    let some_time = |rng: &mut Rng, from: u64| {
-        Timestamp::from_millis(end.as_millis() - u64::try_from(busy.as_millis()).unwrap_or(0))
-            + Duration::from_millis(rng.between(from, 115_000))
-    };
-    let first = node.now + Duration::from_millis(5);
-    let deployment = deploy(&mut rng, &names, 0);
-    node.at(first, Event::Operate(deployment));
-    for version in 1..=rng.below(6) {
-        let version = u8::try_from(version).unwrap_or(0);
-        let deployment = deploy(&mut rng, &names, version);
-        let at = some_time(&mut rng, 1_000);
-        node.at(at, Event::Operate(deployment));
-    }
-    if rng.chance(200) {
-        let function = rng.pick(&names).clone();
-        let at = some_time(&mut rng, 5_000);
-        node.at(at, Event::Operate(Command::DeleteFunction { function }));
-    }
-    for name in &names {
-        for _ in 0..rng.below(400) {
-            let at = some_time(&mut rng, 0);
-            node.at(at, Event::Arrive(name.clone()));
+    let is_small = node.capacity.memory < Bytes::mebi(1024);
+    let count = 1 + rng.below(if is_small { 2 } else { 4 });
+    let names = (0..count).map(|number| format!("fn-{number}").parse().expect("the name is valid")).collect();
+    let mut kinds = vec![Kind::Plain];
+    for kind in [Kind::Poison, Kind::Greedy, Kind::Hang] {
+        if rng.chance(250) {
+            kinds.push(kind);
         }
-        if rng.chance(500) {
-            let at = some_time(&mut rng, 1_000);
-            for _ in 0..rng.below(120) {
-                node.at(at, Event::Arrive(name.clone()));
+    }
+    let busy_ms = u64::try_from(end.since(node.now).as_millis()).unwrap_or(u64::MAX);
+    let broken_permille = *rng.pick(&[0, 0, 300]);
+    for number in 0..IMAGES {
+        // The first image always works: some revision of every function is to serve.
+        let broken_permille = if number == 0 { 0 } else { broken_permille };
+        node.natures.insert(image(number), Nature::draw(&mut rng, broken_permille));
+    }
+    let mut plan = Plan { rng, begin: node.now, busy_ms, names, is_small, kinds };
+    plan.operators(node);
+    plan.callers(node);
+    plan.faults(node);
+}
+
+impl Plan {
+    fn some_time(&mut self, from_ms: u64) -> Timestamp {
+        self.begin + Duration::from_millis(self.rng.between(from_ms, self.busy_ms.saturating_sub(5_000)))
+    }
+
+    fn operators(&mut self, node: &mut Node) {
+        let first = self.deploy(0);
+        node.at(self.begin + Duration::from_millis(5), Event::Operate(first));
+        for _ in 0..self.rng.below(6) {
+            let at = self.some_time(1_000);
+            let newest = self.deploy(IMAGES);
+            node.at(at, Event::Operate(newest));
+            // An impatient one deploys again while the last one is being proved.
+            if self.rng.chance(200) {
+                let again = self.deploy(IMAGES);
+                let at = at + Duration::from_millis(self.rng.below(300));
+                node.at(at, Event::Operate(again));
+            }
+        }
+        for _ in 0..self.rng.below(3) {
+            let (at, function) = (self.some_time(1_000), self.name());
+            node.at(at, Event::GoBack(function));
+        }
+        for _ in 0..self.rng.below(3) {
+            let (at, function, scaling) = (self.some_time(1_000), self.name(), self.scaling());
+            node.at(at, Event::Operate(Command::Scale { function, scaling }));
+        }
+        if self.rng.chance(400) {
+            let (at, function) = (self.some_time(5_000), self.name());
+            node.at(at, Event::Operate(Command::DeleteFunction { function }));
+            if self.rng.chance(800) {
+                let again = self.deploy(IMAGES);
+                let at = at + Duration::from_millis(*self.rng.pick(&[0, 0, 0, 10, 500]));
+                node.at(at, Event::Operate(again));
             }
         }
     }
-    for (event, most) in [(Event::Crash, 12), (Event::Restart, 3), (Event::Depose, 3)] {
-        for _ in 0..rng.below(most) {
-            let at = some_time(&mut rng, 100);
-            node.at(at, event.clone());
+
+    fn callers(&mut self, node: &mut Node) {
+        for name in self.names.clone() {
+            let most = *self.rng.pick(&[20, 400, 800]);
+            for _ in 0..self.rng.below(most) {
+                let at = self.some_time(0);
+                self.call(node, at, &name);
+            }
+            for _ in 0..self.rng.below(3) {
+                let at = self.some_time(1_000);
+                for _ in 0..self.rng.below(STORM_MAX) {
+                    self.call(node, at, &name);
+                }
+            }
         }
+    }
+
+    fn call(&mut self, node: &mut Node, at: Timestamp, name: &FunctionName) {
+        let kind = if self.rng.chance(970) { Kind::Plain } else { *self.rng.pick(&self.kinds) };
+        node.at(at, Event::Arrive(name.clone(), Errand { kind, tries: 0 }));
+    }
+
+    /// Each class of faults is there in some seeds and not in others.
+    fn faults(&mut self, node: &mut Node) {
+        let classes: [(Event, u64); 3] = [(Event::Crash(None), 12), (Event::Restart, 4), (Event::Depose, 5)];
+        for (event, most) in classes {
+            if self.rng.chance(600) {
+                for _ in 0..self.rng.below(most) {
+                    let at = self.some_time(100);
+                    node.at(at, event.clone());
+                }
+            }
+        }
+        if self.rng.chance(300) {
+            let (at, wait) = (self.some_time(100), *self.rng.pick(&[500, 3_000, 15_000, 25_000]));
+            node.at(at, Event::Stall(Duration::from_millis(wait)));
+        }
+        if self.rng.chance(200) {
+            let (at, wait) = (self.some_time(100), *self.rng.pick(&[500, 10_000, 115_000]));
+            node.at(at, Event::Jam(Duration::from_millis(wait)));
+        }
+    }
+
+    fn name(&mut self) -> FunctionName {
+        self.rng.pick(&self.names).clone()
+    }
+
+    fn scaling(&mut self) -> Scaling {
+        let min = self.rng.below(if self.is_small { 2 } else { 3 });
+        let max = self.rng.between(2, 40);
+        let idle = Duration::from_secs(self.rng.between(1, 700));
+        let limit = |limit: u64| u32::try_from(limit).unwrap_or(u32::MAX);
+        Scaling::new(limit(min), limit(max), idle).expect("the minimum is below the maximum")
+    }
+
+    /// Draws a deployment of every function; `images` is how many there are to choose from beside the first.
+    fn deploy(&mut self, images: u32) -> Command {
+        let app: AppName = "simulated".parse().expect("the name is valid");
+        let functions = self
+            .names
+            .clone()
+            .into_iter()
+            .map(|name| {
+                let number = u32::try_from(self.rng.below(u64::from(images))).unwrap_or(0);
+                FunctionSpec { name, revision: self.revision(number), scaling: self.scaling(), triggers: Vec::new() }
+            })
+            .collect();
+        Command::DeployApp { app, functions, check_index: None }
+    }
+
+    fn revision(&mut self, number: u32) -> RevisionSpec {
+        let resources = Resources {
+            cpu: MilliCpu(100),
+            memory: Bytes::mebi(*self.rng.pick(&[64, 100, 128])),
+            disk: Bytes::mebi(64),
+            pids: 64,
+        };
+        let concurrency = Concurrency::new(u16::try_from(self.rng.between(1, 4)).unwrap_or(1));
+        revision(number, resources, Duration::from_secs(10), concurrency.unwrap_or(Concurrency::ONE))
+    }
+}
+
+/// Returns a revision of the nth image.
+pub(crate) fn revision(number: u32, resources: Resources, timeout: Duration, concurrency: Concurrency) -> RevisionSpec {
+    RevisionSpec {
+        runtime: Runtime::Provided,
+        image: image(number),
+        command: Vec::new(),
+        handler: None,
+        environment: BTreeMap::new(),
+        resources,
+        timeout,
+        concurrency,
+        network: Network::None,
+        user: Some(1000),
     }
 }
 
 /// Calls every function once more.
 pub(crate) fn one_more_call_each(node: &mut Node) {
-    let done = node.counts.get("done").copied().unwrap_or(0);
-    node.counts.insert("done before", done);
+    let done = node.journal.counted("done");
+    node.journal.counts.insert("done before", done);
     let live: Vec<FunctionName> = node
         .state
         .functions
@@ -73,42 +214,6 @@ pub(crate) fn one_more_call_each(node: &mut Node) {
         .map(|(name, _)| name.clone())
         .collect();
     for name in live {
-        node.at(node.now, Event::Arrive(name));
+        node.at(node.now, Event::Arrive(name, Errand { kind: Kind::Plain, tries: 0 }));
     }
-}
-
-fn deploy(rng: &mut Rng, names: &[FunctionName], version: u8) -> Command {
-    let app: AppName = "simulated".parse().expect("the name is valid");
-    let functions = names
-        .iter()
-        .map(|name| FunctionSpec {
-            name: name.clone(),
-            revision: RevisionSpec {
-                runtime: Runtime::Provided,
-                image: Digest::from_bytes([if rng.chance(700) { version } else { 0 }; 32]),
-                command: Vec::new(),
-                handler: None,
-                environment: BTreeMap::new(),
-                resources: Resources {
-                    cpu: MilliCpu(100),
-                    memory: Bytes::mebi(rng.between(64, 128)),
-                    disk: Bytes::mebi(64),
-                    pids: 64,
-                },
-                timeout: Duration::from_secs(10),
-                concurrency: Concurrency::new(u16::try_from(rng.between(1, 4)).unwrap_or(1))
-                    .unwrap_or(Concurrency::ONE),
-                network: Network::None,
-                user: Some(1000),
-            },
-            scaling: Scaling::new(
-                u32::try_from(rng.below(3)).unwrap_or(0),
-                u32::try_from(rng.between(2, 30)).unwrap_or(2),
-                Duration::from_secs(rng.between(1, 700)),
-            )
-            .unwrap_or(Scaling::DEFAULT),
-            triggers: Vec::new(),
-        })
-        .collect();
-    Command::DeployApp { app, functions, check_index: None }
 }

@@ -13,7 +13,8 @@ use super::model::{
 };
 use super::{DecodeError, function_name};
 use crate::model::{Epoch, Node, NodeId, RevisionNumber, Timestamp};
-use crate::state::{App, Function, Placement, Revision, RevisionStatus, State, violations};
+use crate::planted::planted;
+use crate::state::{App, Deleted, Function, Placement, Revision, RevisionStatus, State, violations};
 
 pub(super) fn encode(state: &State) -> Snapshot {
     Snapshot {
@@ -39,7 +40,16 @@ pub(super) fn encode(state: &State) -> Snapshot {
                 triggers: encode_triggers(&function.triggers),
                 revisions: function.revisions.iter().map(encode_numbered).collect(),
                 live: function.live.map(|number| number.0),
-                candidate: function.candidate.map(|number| number.0),
+                candidate: function.candidate.filter(|_| !planted!(SnapshotForgets)).map(|number| number.0),
+            })
+            .collect(),
+        deleted: state
+            .deleted
+            .iter()
+            .map(|(name, deleted)| snapshot::Deleted {
+                name: name.to_string(),
+                newest: deleted.newest.0,
+                index: deleted.index,
             })
             .collect(),
         nodes: state
@@ -109,6 +119,10 @@ pub(super) fn decode(snapshot: Snapshot) -> Result<State, DecodeError> {
             candidate: function.candidate.map(RevisionNumber),
         };
         state.functions.insert(function_name(&function.name)?, decoded);
+    }
+    for deleted in snapshot.deleted {
+        let decoded = Deleted { newest: RevisionNumber(deleted.newest), index: deleted.index };
+        state.deleted.insert(function_name(&deleted.name)?, decoded);
     }
     for node in snapshot.nodes {
         let decoded =

@@ -3,6 +3,7 @@
 use super::{Controller, Effect};
 use crate::model::{InstanceId, Purpose, RevisionId, Timestamp};
 use crate::placement;
+use crate::planted::planted;
 use crate::state::{Command, State};
 
 impl Controller {
@@ -22,7 +23,7 @@ impl Controller {
             let min = usize::try_from(function.scaling.min()).unwrap_or(usize::MAX);
             if kept.len() > min {
                 surplus.extend(&kept[min..]);
-            } else if kept.len() < min
+            } else if kept.len() + usize::from(planted!(MinimumNotKept)) < min
                 && let Ok(node) = placement::place(state, &revision.spec.resources)
             {
                 let command = Command::Place { revision: id, node, purpose: Purpose::Minimum };

@@ -164,3 +164,42 @@ fn a_candidate_that_never_becomes_ready_is_given_up() {
     let status = cluster.state.revision(&id(1)).map(|revision| revision.status.clone());
     assert!(matches!(status, Some(RevisionStatus::Failed(_))), "{status:?}");
 }
+
+#[test]
+fn a_promotion_that_comes_too_late_does_not_forget_the_newer_candidate() {
+    let mut cluster = Cluster::new();
+    cluster.deploy(1, 0);
+    cluster.all_ready(1);
+    cluster.deploy(2, 0);
+    cluster.deploy(3, 0);
+    let late = cluster.state.apply(cluster.now, Command::Promote { revision: id(2) });
+    assert_eq!(late, Err(Rejection::NotProved(id(2))));
+    cluster.all_ready(3);
+    assert_eq!(cluster.live(), Some(3));
+}
+
+#[test]
+fn a_node_adopts_only_what_it_started_itself() {
+    let mut cluster = Cluster::new();
+    cluster.deploy(1, 0);
+    let (instance, epoch) = (InstanceId::placed(7), cluster.state.nodes[&NODE].epoch);
+    let foreign = Command::Adopt { node: NODE, epoch, instances: vec![(instance, id(1))] };
+    let refused = Err(Rejection::ForeignInstance { node: NODE, instance });
+    assert_eq!(cluster.state.apply(cluster.now, foreign), refused);
+}
+
+#[test]
+fn a_name_that_is_taken_again_goes_on_counting() {
+    let mut cluster = Cluster::new();
+    cluster.deploy(1, 0);
+    cluster.all_ready(1);
+    let left_over = cluster.placed(1);
+    // Both are applied before any agent looks, so the instance of the deleted function still runs.
+    let deleted = cluster.state.apply(cluster.now, Command::DeleteFunction { function: id(1).function });
+    assert!(deleted.is_ok());
+    cluster.deploy(2, 0);
+    assert_eq!(cluster.state.functions[&id(1).function].candidate, Some(RevisionNumber(2)));
+    for instance in left_over {
+        assert!(!cluster.state.placements.contains_key(&instance), "{instance} runs what nobody wants");
+    }
+}

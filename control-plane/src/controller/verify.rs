@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::{Controller, Effect};
 use crate::model::{FunctionName, InstanceFailure, InstanceId, Purpose, RevisionId, RevisionNumber, Timestamp};
 use crate::placement;
+use crate::planted::planted;
 use crate::state::{Command, Function, State};
 
 /// The most instances of a candidate that are made ready before it takes over.
@@ -93,7 +94,7 @@ impl Controller {
             verification.first_ready.get_or_insert(now);
         }
         let has_waited = verification.first_ready.is_some_and(|first| first + WARM_WAIT <= now);
-        if ready >= warm || (ready > 0 && has_waited) {
+        if ready >= warm || (planted!(PromotedUnready) && placed >= warm) || (ready > 0 && has_waited) {
             self.propose(now, Command::Promote { revision: id }, effects);
         } else if let Some(reason) = verification.verdict.clone().filter(|_| ready == 0) {
             self.propose(now, Command::FailRevision { revision: id, reason }, effects);

@@ -48,9 +48,10 @@ impl StartGuard {
         wanted + free + given
     }
 
-    /// Starts a window without any start: what was asked for just now will not come.
-    pub(super) fn rest(&mut self, now: Timestamp) {
+    /// Starts a window without any start: what was asked for just now will not come. Who still waits asks again after it.
+    pub(super) fn rest(&mut self, now: Timestamp, is_waiting: bool) {
         self.window = Some((now + WINDOW, 0));
+        self.is_waiting = is_waiting;
     }
 
     /// Returns when somebody who was held back may ask again.

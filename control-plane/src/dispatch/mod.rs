@@ -22,6 +22,7 @@ use std::time::Duration;
 use self::guard::StartGuard;
 use self::queue::Queue;
 use crate::model::{Concurrency, InstanceFailure, InstanceId, InvocationId, Timestamp};
+use crate::planted::planted;
 
 /// What a dispatch is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,7 +198,9 @@ impl Dispatch {
                 self.want(now, &mut effects);
             }
             Input::Drain { instance } => {
-                self.free.retain(|other| *other != instance);
+                if !planted!(CallToDraining) {
+                    self.free.retain(|other| *other != instance);
+                }
                 if let Some(slots) = self.instances.get_mut(&instance) {
                     slots.is_draining = true;
                     if slots.in_flight == 0 {
@@ -208,8 +211,10 @@ impl Dispatch {
                 self.want(now, &mut effects);
             }
             Input::Gone { instance } => {
-                self.free.retain(|other| *other != instance);
-                self.instances.remove(&instance);
+                if !planted!(CallToGone) {
+                    self.free.retain(|other| *other != instance);
+                    self.instances.remove(&instance);
+                }
                 self.want(now, &mut effects);
             }
             Input::Declined { reason } => self.decline(now, &reason, &mut effects),
@@ -220,6 +225,9 @@ impl Dispatch {
             }
             Input::Woke => {
                 for invocation in self.queue.expired(now) {
+                    if planted!(DeadlineForgotten) {
+                        continue;
+                    }
                     effects.push(Effect::Refuse { invocation, reason: Refusal::Deadline });
                 }
                 self.expire(now, &mut effects);
@@ -260,7 +268,7 @@ impl Dispatch {
         } else if let Some(instance) = self.take_slot() {
             self.running.insert(invocation, instance);
             effects.push(Effect::Run { invocation, instance });
-        } else if self.queue.len() >= self.limits.queue_max {
+        } else if self.queue.len() >= self.limits.queue_max && !planted!(UnboundedQueue) {
             effects.push(Effect::Refuse { invocation, reason: Refusal::QueueFull });
         } else {
             self.queue.push(invocation, deadline);
@@ -315,7 +323,7 @@ impl Dispatch {
     /// Takes a slot of the most recently used instance that has one.
     fn take_slot(&mut self) -> Option<InstanceId> {
         let instance = *self.free.last()?;
-        let concurrency = self.limits.concurrency.get();
+        let concurrency = self.limits.concurrency.get().saturating_add(u16::from(planted!(TooManyCalls)));
         match self.instances.get_mut(&instance) {
             Some(slots) if slots.in_flight < concurrency => {
                 slots.in_flight += 1;
@@ -350,11 +358,14 @@ impl Dispatch {
         self.wanted = 0;
         let is_hopeless = self.instances.values().all(|slots| slots.is_draining) || *reason == DeclineReason::Retired;
         if is_hopeless {
+            if planted!(LostCall) {
+                self.queue.pop();
+            }
             while let Some(invocation) = self.queue.pop() {
                 effects.push(Effect::Refuse { invocation, reason: Refusal::Declined(reason.clone()) });
             }
         }
-        self.guard.rest(now);
+        self.guard.rest(now, !self.queue.is_empty());
     }
 
     fn expect_expiry(&mut self, now: Timestamp, keep: Option<Duration>) {
@@ -372,7 +383,8 @@ impl Dispatch {
         let mut next = None;
         let mut expired = Vec::new();
         for (instance, slots) in &self.instances {
-            let Some(keep) = slots.keep.filter(|_| slots.in_flight == 0 && !slots.is_draining) else {
+            let is_idle = slots.in_flight == 0 || (planted!(BusyRetired) && slots.in_flight == 1);
+            let Some(keep) = slots.keep.filter(|_| is_idle && !slots.is_draining) else {
                 continue;
             };
             let at = slots.idle_since + keep;

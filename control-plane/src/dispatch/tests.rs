@@ -127,7 +127,9 @@ fn a_declined_start_refuses_only_those_that_nothing_will_serve() {
     dispatch.on_input(at(0), arrived(1));
     dispatch.on_input(at(0), arrived(2));
     assert_eq!(dispatch.on_input(at(1), Input::Declined { reason: reason.clone() }), []);
-    dispatch.on_input(at(2), Input::Gone { instance: instance(1) });
-    let effects = dispatch.on_input(at(3), Input::Declined { reason: reason.clone() });
+    assert_eq!(dispatch.wake_at(), Some(at(101)), "who still waits asks again");
+    assert_eq!(dispatch.on_input(at(101), Input::Woke), [Effect::Want { starting: 1 }]);
+    dispatch.on_input(at(102), Input::Gone { instance: instance(1) });
+    let effects = dispatch.on_input(at(103), Input::Declined { reason: reason.clone() });
     assert_eq!(effects, [Effect::Refuse { invocation: InvocationId(2), reason: Refusal::Declined(reason) }]);
 }

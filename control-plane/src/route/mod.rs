@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use self::paths::{Paths, Search};
 use crate::model::{AppName, FunctionName, Method, RevisionId, RevisionNumber, Runtime, Trigger};
+use crate::planted::planted;
 use crate::state::{Function, RevisionStatus, State};
 
 /// The path below which functions are reached by name.
@@ -212,7 +213,8 @@ fn served(name: &FunctionName, function: &Function, number: RevisionNumber) -> O
 }
 
 fn live(name: &FunctionName, function: &Function) -> Live {
-    if let Some(served) = function.live.and_then(|number| served(name, function, number)) {
+    let taking = if planted!(CandidateRouted) { function.candidate.or(function.live) } else { function.live };
+    if let Some(served) = taking.and_then(|number| served(name, function, number)) {
         return Live::Revision(served);
     }
     match function.revisions.values().next_back().map(|revision| &revision.status) {

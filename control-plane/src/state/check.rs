@@ -33,6 +33,9 @@ pub fn violations(state: &State) -> Vec<String> {
             }
         }
     }
+    for name in state.deleted.keys().filter(|name| state.functions.contains_key(*name)) {
+        found.push(format!("{name} exists and counts as deleted"));
+    }
     for (instance, placement) in &state.placements {
         if !state.nodes.contains_key(&placement.node) {
             found.push(format!("{instance} is placed on {}, which does not exist", placement.node));

@@ -30,7 +30,7 @@ pub enum Command {
     },
     /// Makes a revision the live one: the controller after it proved itself, or an operator rolling back.
     Promote {
-        /// The revision; a failed one is refused.
+        /// The revision: the candidate, or one that has proved itself before.
         revision: RevisionId,
     },
     /// Records that a revision does not start; a candidate is given up, the live revision stays.
@@ -204,6 +204,9 @@ pub enum Rejection {
         /// Why it failed.
         reason: String,
     },
+    /// The revision is no candidate and has never proved that it starts.
+    #[error("revision {0} has not proved that it starts")]
+    NotProved(RevisionId),
     /// The sender speaks in an epoch that has passed.
     #[error("{node} is in epoch {}, the command speaks in {}", actual.0, given.0)]
     StaleEpoch {
@@ -227,6 +230,14 @@ pub enum Rejection {
     /// The instance is already known, with other facts.
     #[error("{0} exists already")]
     InstanceExists(InstanceId),
+    /// The instance has an id that the node did not make.
+    #[error("{instance} was not started by {node} itself")]
+    ForeignInstance {
+        /// The node that speaks.
+        node: NodeId,
+        /// The instance.
+        instance: InstanceId,
+    },
     /// A limit of the state is reached.
     #[error("{what}: the most is {limit}")]
     Limit {

@@ -2,16 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{App, AppliedFunction, Change, Function, Rejection, Reply, Revision, RevisionStatus, State};
+use super::{App, AppliedFunction, Change, Deleted, Function, Rejection, Reply, Revision, RevisionStatus, State};
 use crate::model::{
     AppName, FunctionName, FunctionSpec, HttpTrigger, Method, RevisionId, RevisionNumber, Scaling, Timestamp, Trigger,
 };
+use crate::planted::planted;
 
 /// The most functions there may be in all.
 pub const FUNCTIONS_MAX: usize = 10_000;
 
 /// How many revisions of a function are remembered besides the live one and the candidate.
 pub const REVISIONS_KEPT: usize = 10;
+
+/// How many deleted functions are remembered; of those before, nothing runs any more.
+pub const DELETED_MAX: usize = 10_000;
 
 impl State {
     pub(super) fn deploy_app(
@@ -26,16 +30,19 @@ impl State {
         let mut applied = Vec::new();
         let listed: BTreeSet<FunctionName> = functions.iter().map(|spec| spec.name.clone()).collect();
         for name in self.functions_of(&app).filter(|name| !listed.contains(name)).collect::<Vec<_>>() {
-            self.functions.remove(&name);
+            self.remove_function(&name, index);
             applied.push(AppliedFunction { name, revision: None, change: Change::Deleted });
         }
         for spec in functions {
             let name = spec.name.clone();
             let (revision, change) = match self.functions.get_mut(&name) {
                 None => {
-                    let function = Function::first(at, index, app.clone(), spec);
+                    let before = self.deleted.remove(&name).map_or(0, |deleted| deleted.newest.0);
+                    let before = if planted!(CountedAnew) { 0 } else { before };
+                    let number = RevisionNumber(before.saturating_add(1));
+                    let function = Function::first(at, index, app.clone(), number, spec);
                     self.functions.insert(name.clone(), function);
-                    (RevisionNumber(1), Change::Created)
+                    (number, Change::Created)
                 }
                 Some(function) => function.deploy(at, index, spec),
             };
@@ -92,26 +99,48 @@ impl State {
         if self.apps.remove(app).is_none() {
             return Err(Rejection::NoApp(app.clone()));
         }
-        self.functions.retain(|_, function| function.app != *app);
-        Ok(self.done())
+        let reply = self.done();
+        for name in self.functions_of(app).collect::<Vec<_>>() {
+            self.remove_function(&name, self.index);
+        }
+        Ok(reply)
     }
 
     pub(super) fn delete_function(&mut self, name: &FunctionName) -> Result<Reply, Rejection> {
-        let function = self.functions.remove(name).ok_or_else(|| Rejection::NoFunction(name.clone()))?;
+        let app = self.functions.get(name).ok_or_else(|| Rejection::NoFunction(name.clone()))?.app.clone();
         let reply = self.done();
-        if self.functions.values().any(|other| other.app == function.app) {
-            self.touch_app(&function.app);
+        self.remove_function(name, self.index);
+        if self.functions.values().any(|other| other.app == app) {
+            self.touch_app(&app);
         } else {
-            self.apps.remove(&function.app);
+            self.apps.remove(&app);
         }
         Ok(reply)
+    }
+
+    /// Takes a function out and remembers how far it had counted.
+    fn remove_function(&mut self, name: &FunctionName, index: u64) {
+        let Some(function) = self.functions.remove(name) else { return };
+        let newest = function.revisions.keys().next_back().copied().unwrap_or(RevisionNumber(0));
+        self.deleted.insert(name.clone(), Deleted { newest, index });
+        if self.deleted.len() > DELETED_MAX {
+            let oldest = self.deleted.iter().min_by_key(|(_, deleted)| deleted.index).map(|(name, _)| name.clone());
+            oldest.map(|name| self.deleted.remove(&name));
+        }
     }
 
     pub(super) fn promote(&mut self, id: &RevisionId) -> Result<Reply, Rejection> {
         let function = self.function_mut(&id.function)?;
         let revision = function.revisions.get_mut(&id.number).ok_or_else(|| Rejection::NoRevision(id.clone()))?;
-        if let RevisionStatus::Failed(reason) = &revision.status {
-            return Err(Rejection::RevisionFailed { revision: id.clone(), reason: reason.clone() });
+        match &revision.status {
+            RevisionStatus::Failed(reason) => {
+                return Err(Rejection::RevisionFailed { revision: id.clone(), reason: reason.clone() });
+            }
+            // A newer candidate has taken its place while its promotion was on its way: that one is not to be forgotten.
+            RevisionStatus::Pending if function.candidate != Some(id.number) => {
+                return Err(Rejection::NotProved(id.clone()));
+            }
+            RevisionStatus::Pending | RevisionStatus::Proved => {}
         }
         revision.status = RevisionStatus::Proved;
         function.live = Some(id.number);
@@ -172,8 +201,7 @@ impl State {
 
 impl Function {
     /// Makes a function with its first revision.
-    fn first(at: Timestamp, index: u64, app: AppName, spec: FunctionSpec) -> Self {
-        let number = RevisionNumber(1);
+    fn first(at: Timestamp, index: u64, app: AppName, number: RevisionNumber, spec: FunctionSpec) -> Self {
         let revision = Revision { spec: spec.revision, created_at: at, status: RevisionStatus::Pending };
         Self {
             app,

@@ -2,6 +2,7 @@
 
 use super::{Placement, Rejection, Reply, State};
 use crate::model::{Ending, Epoch, InstanceId, NodeId, Purpose, Resources, RevisionId, Timestamp};
+use crate::planted::planted;
 
 impl State {
     pub(super) fn place(
@@ -23,7 +24,9 @@ impl State {
         }
         // What is placed comes out of the grant where nothing else is left. The node may have started something inside it
         // that is not ratified yet; then its adoption is refused and it stops that.
-        machine.grant = smaller(&machine.grant, &room.minus(&resources));
+        if !planted!(PlacedBesideGrant) {
+            machine.grant = smaller(&machine.grant, &room.minus(&resources));
+        }
         self.placed_last = self.placed_last.saturating_add(1);
         let instance = InstanceId::placed(self.placed_last);
         self.placements.insert(instance, Placement { revision, node, resources, purpose, since: at });
@@ -41,6 +44,10 @@ impl State {
         let mut adopted = Vec::new();
         let mut needed = Resources::default();
         for (instance, revision) in instances {
+            // Ids of another origin are another's to hand out: the same one would name two instances.
+            if instance.origin != node.0 {
+                return Err(Rejection::ForeignInstance { node, instance: *instance });
+            }
             match self.placements.get(instance) {
                 // Said twice: nothing to do.
                 Some(known) if known.node == node && known.revision == *revision => continue,

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 pub use check::violations;
 pub use command::{AppliedFunction, Change, Command, Rejection, Reply};
-pub use function::{FUNCTIONS_MAX, REVISIONS_KEPT};
+pub use function::{DELETED_MAX, FUNCTIONS_MAX, REVISIONS_KEPT};
 
 use crate::model::{
     AppName, FunctionName, InstanceId, Node, NodeId, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec,
@@ -29,12 +29,25 @@ pub struct State {
     pub apps: BTreeMap<AppName, App>,
     /// Every function by name.
     pub functions: BTreeMap<FunctionName, Function>,
+    /// The functions that were deleted last: whoever takes such a name goes on counting its revisions.
+    ///
+    /// An instance of the deleted function may still run, and must not pass for one of the new function.
+    pub deleted: BTreeMap<FunctionName, Deleted>,
     /// Every node that ever registered and was not removed.
     pub nodes: BTreeMap<NodeId, Node>,
     /// Every instance that is agreed to run, wherever it is.
     pub placements: BTreeMap<InstanceId, Placement>,
     /// The last sequence handed out for a placed instance.
     pub placed_last: u32,
+}
+
+/// What is remembered of a deleted function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deleted {
+    /// Its newest revision.
+    pub newest: RevisionNumber,
+    /// The [`State::index`] at which it was deleted.
+    pub index: u64,
 }
 
 /// What one manifest deployed.

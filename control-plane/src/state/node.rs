@@ -5,6 +5,10 @@ use crate::model::{Epoch, Node, NodeId, NodeSpec, Resources};
 
 impl State {
     pub(super) fn register_node(&mut self, id: NodeId, spec: NodeSpec) -> Result<Reply, Rejection> {
+        // Zero is the origin of what the state itself places.
+        if id.0 == 0 {
+            return Err(Rejection::NoNode(id));
+        }
         let epoch = Epoch(self.nodes.get(&id).map_or(0, |node| node.epoch.0).saturating_add(1));
         // What ran before may still run: its placements stay until the agent says which are lost.
         let held = self.held(id);

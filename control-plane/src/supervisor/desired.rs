@@ -1,6 +1,6 @@
 //! Reads off the applied state what one node should do.
 
-use super::{Desired, DesiredRevision};
+use super::{Desired, DesiredRevision, Role};
 use crate::model::{NodeId, RevisionId};
 use crate::state::State;
 
@@ -15,9 +15,10 @@ pub fn desired(state: &State, id: NodeId) -> Option<Desired> {
         .collect();
     let mut revisions = std::collections::BTreeMap::new();
     for (name, function) in &state.functions {
-        for number in [function.live, function.candidate].into_iter().flatten() {
+        for (number, role) in [(function.live, Role::Live), (function.candidate, Role::Candidate)] {
+            let Some(number) = number else { continue };
             if let Some(revision) = function.revisions.get(&number) {
-                let known = DesiredRevision { resources: revision.spec.resources, scaling: function.scaling };
+                let known = DesiredRevision { resources: revision.spec.resources, scaling: function.scaling, role };
                 revisions.insert(RevisionId { function: name.clone(), number }, known);
             }
         }

@@ -23,6 +23,7 @@ use crate::dispatch::DeclineReason;
 use crate::model::{
     Ending, Epoch, InstanceFailure, InstanceId, NodeId, Purpose, Resources, RevisionId, Scaling, Timestamp,
 };
+use crate::planted::planted;
 use crate::state::Command;
 
 /// What the applied state wants of one node; made by [`desired`].
@@ -45,6 +46,17 @@ pub struct DesiredRevision {
     pub resources: Resources,
     /// How its function scales.
     pub scaling: Scaling,
+    /// Whether it takes traffic or is being proved.
+    pub role: Role,
+}
+
+/// Why a revision may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It takes its function's traffic.
+    Live,
+    /// It is being proved: the leader waits for a report.
+    Candidate,
 }
 
 /// What a supervisor is told.
@@ -103,6 +115,13 @@ pub enum Effect {
         revision: RevisionId,
         /// Why.
         purpose: Purpose,
+    },
+    /// Route invocations to the instance: it is ready, and nobody has decided otherwise meanwhile.
+    Serve {
+        /// The instance.
+        instance: InstanceId,
+        /// What it runs.
+        revision: RevisionId,
     },
     /// Route nothing more to the instance; ends in `Retired` when its last invocation is done.
     Drain {
@@ -168,7 +187,10 @@ const BATCH: Duration = Duration::from_millis(20);
 /// How long a proposal has to show in the applied state before it is made again.
 const PROPOSE_AGAIN: Duration = Duration::from_secs(2);
 
-/// How often an adoption is proposed before the instance is given up.
+/// How long the leader has to act on a ready instance of a candidate before it is told again.
+const REPORT_AGAIN: Duration = Duration::from_secs(2);
+
+/// How often an adoption is proposed to a log that moves before the instance is given up.
 const ADOPTIONS_MAX: u8 = 5;
 
 /// One node's brain.
@@ -186,6 +208,10 @@ pub struct Supervisor {
     sequence: u32,
     /// When adoptions and releases are proposed next.
     propose_at: Option<Timestamp>,
+    /// Whether the state has changed since the last proposal; while it does not, the log stands still and refuses nobody.
+    has_moved: bool,
+    /// When the leader is told again which instances of candidates are ready.
+    report_at: Option<Timestamp>,
     /// Whether the agent has said what it found running.
     has_recovered: bool,
 }
@@ -232,6 +258,8 @@ impl Supervisor {
             backoff: BTreeMap::new(),
             sequence: 0,
             propose_at: None,
+            has_moved: false,
+            report_at: None,
             has_recovered: false,
         }
     }
@@ -244,7 +272,11 @@ impl Supervisor {
             Input::Wanted { revision, starting } => {
                 self.wanted.insert(revision, starting);
             }
-            Input::Retired { instance } => self.stop(now, instance, &mut effects),
+            Input::Retired { instance } => {
+                if !(planted!(LeakedInstance) && instance.origin != 0) {
+                    self.stop(now, instance, &mut effects);
+                }
+            }
             Input::Recovered { instances } => {
                 self.has_recovered = true;
                 for (instance, revision) in instances {
@@ -253,7 +285,8 @@ impl Supervisor {
                         resources: Resources::default(),
                         phase: Phase::Starting,
                         since: now,
-                        agreement: Agreement::Granted(0),
+                        // What the leader placed is the leader's to keep: it is not proposed for adoption.
+                        agreement: if instance.origin == 0 { Agreement::Placed } else { Agreement::Granted(0) },
                     };
                     self.instances.insert(instance, local);
                 }
@@ -272,7 +305,7 @@ impl Supervisor {
         let drains = self.instances.values().filter(|local| local.phase == Phase::Draining);
         let drained = drains.map(|local| local.since + DRAIN_MAX).min();
         let waits = self.waiting_for_backoff().min();
-        [self.propose_at, drained, waits].into_iter().flatten().min()
+        [self.propose_at, self.report_at, drained, waits].into_iter().flatten().min()
     }
 
     /// Returns how many instances run or start here.
@@ -284,7 +317,7 @@ impl Supervisor {
         if self.desired.as_ref().is_some_and(|known| known.epoch > desired.epoch) {
             return;
         }
-        if self.desired.as_ref().is_none_or(|known| known.epoch < desired.epoch) {
+        if planted!(IdsUsedTwice) || self.desired.as_ref().is_none_or(|known| known.epoch < desired.epoch) {
             self.sequence = 0;
         }
         self.ended.retain(|instance, _| desired.placements.contains_key(instance));
@@ -298,6 +331,7 @@ impl Supervisor {
                 local.resources = revision.resources;
             }
         }
+        self.has_moved = true;
         self.desired = Some(desired);
     }
 
@@ -314,6 +348,7 @@ impl Supervisor {
         if let Some(backoff) = self.backoff.get_mut(&revision) {
             backoff.started();
         }
+        effects.push(Effect::Serve { instance, revision: revision.clone() });
         let event = ReportEvent::Ready { instance, revision };
         effects.push(Effect::Report(Report { node: self.node, event }));
     }
@@ -335,7 +370,6 @@ impl Supervisor {
         if local.phase == Phase::Stopping {
             return;
         }
-        self.count_down(&local.revision);
         let backoff = self.backoff.entry(local.revision.clone()).or_default();
         backoff.failed(now, &local.revision, failure.clone());
         let event = ReportEvent::StartFailed { instance, revision: local.revision.clone(), failure: failure.clone() };
@@ -344,6 +378,7 @@ impl Supervisor {
             .instances
             .values()
             .any(|other| other.revision == local.revision && matches!(other.phase, Phase::Starting | Phase::Ready));
+        // Beside others it stays wanted: what is wanted is tried again or declined, and whoever waits comes to know.
         if !has_others {
             self.wanted.remove(&local.revision);
             let reason = DeclineReason::Failing(failure);
@@ -376,7 +411,7 @@ impl Supervisor {
         }
     }
 
-    /// One wanted instance has come or will not.
+    /// One wanted instance has come.
     fn count_down(&mut self, revision: &RevisionId) {
         if let Some(wanted) = self.wanted.get_mut(revision) {
             *wanted = wanted.saturating_sub(1);

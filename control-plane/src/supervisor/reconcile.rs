@@ -1,8 +1,12 @@
 //! Brings observed to desired.
 
-use super::{ADOPTIONS_MAX, Agreement, BATCH, DRAIN_MAX, Effect, Local, PROPOSE_AGAIN, Phase, Supervisor};
+use super::{
+    ADOPTIONS_MAX, Agreement, BATCH, DRAIN_MAX, Effect, Local, PROPOSE_AGAIN, Phase, REPORT_AGAIN, Report, ReportEvent,
+    Role, Supervisor,
+};
 use crate::dispatch::DeclineReason;
 use crate::model::{Ending, InstanceId, Purpose, Resources, RevisionId, Timestamp};
+use crate::planted::planted;
 use crate::state::Command;
 
 impl Supervisor {
@@ -15,6 +19,7 @@ impl Supervisor {
         self.start_placed(now, effects);
         self.start_wanted(now, effects);
         self.propose(now, effects);
+        self.report_again(now, effects);
     }
 
     /// Drains what the state does not place any more, what runs a revision nobody needs, and stops what drained too long.
@@ -22,7 +27,7 @@ impl Supervisor {
         let Some(desired) = &self.desired else { return };
         let mut late = Vec::new();
         for (instance, local) in &mut self.instances {
-            let is_dead = !desired.revisions.contains_key(&local.revision);
+            let is_dead = !desired.revisions.contains_key(&local.revision) && !planted!(DeadRevisionKept);
             let is_unplaced = match local.agreement {
                 Agreement::Placed => !desired.placements.contains_key(instance),
                 Agreement::Granted(proposed) => proposed > ADOPTIONS_MAX,
@@ -47,7 +52,11 @@ impl Supervisor {
     fn start_placed(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let Some(desired) = self.desired.take() else { return };
         for (instance, (revision, purpose)) in &desired.placements {
-            if self.instances.contains_key(instance) || self.ended.contains_key(instance) {
+            let is_here = self
+                .instances
+                .get(instance)
+                .is_some_and(|local| !(planted!(DoubleStart) && local.phase == Phase::Stopping));
+            if is_here || self.ended.contains_key(instance) {
                 continue;
             }
             if instance.origin != 0 {
@@ -81,7 +90,7 @@ impl Supervisor {
                     declined = Some(DeclineReason::Failing(failure));
                     break;
                 }
-                if self.count(&revision) >= known.scaling.max() {
+                if self.count(&revision) >= known.scaling.max() && !planted!(OverMaximum) {
                     break;
                 }
                 if !known.resources.fits(&room) {
@@ -89,7 +98,9 @@ impl Supervisor {
                     declined = Some(DeclineReason::NoCapacity(reason));
                     break;
                 }
-                room = room.minus(&known.resources);
+                if !planted!(StartOverGrant) {
+                    room = room.minus(&known.resources);
+                }
                 left -= 1;
                 self.sequence = self.sequence.saturating_add(1);
                 let instance = InstanceId::granted(self.node, desired.epoch, self.sequence);
@@ -128,7 +139,7 @@ impl Supervisor {
             if let Agreement::Granted(proposed) = &mut local.agreement
                 && local.phase == Phase::Ready
             {
-                *proposed = proposed.saturating_add(1);
+                *proposed = proposed.saturating_add(u8::from(self.has_moved));
                 adopted.push((*instance, local.revision.clone()));
             }
         }
@@ -139,7 +150,27 @@ impl Supervisor {
             let instances = self.ended.iter().map(|(instance, ending)| (*instance, ending.clone())).collect();
             effects.push(Effect::Propose(Command::Release { node, epoch, instances }));
         }
+        self.has_moved = false;
         self.propose_at = Some(now + PROPOSE_AGAIN);
+    }
+
+    /// Tells the leader again which instances of candidates are ready: a report may be lost, and another leader knows none.
+    fn report_again(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let Some(desired) = &self.desired else { return };
+        let is_proving =
+            |local: &Local| desired.revisions.get(&local.revision).is_some_and(|known| known.role == Role::Candidate);
+        let mut ready = self
+            .instances
+            .iter()
+            .filter(|(_, local)| local.phase == Phase::Ready && is_proving(local))
+            .map(|(instance, local)| ReportEvent::Ready { instance: *instance, revision: local.revision.clone() })
+            .peekable();
+        if ready.peek().is_none() {
+            self.report_at = None;
+        } else if *self.report_at.get_or_insert(now + REPORT_AGAIN) <= now {
+            effects.extend(ready.map(|event| Effect::Report(Report { node: self.node, event })));
+            self.report_at = Some(now + REPORT_AGAIN);
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is another fact of the instance that begins here")]

@@ -25,7 +25,10 @@ fn desired_with(grant_mebi: u64) -> Desired {
         epoch: Epoch(1),
         grant: memory(grant_mebi),
         placements: BTreeMap::new(),
-        revisions: BTreeMap::from([(revision(), DesiredRevision { resources: memory(100), scaling })]),
+        revisions: BTreeMap::from([(
+            revision(),
+            DesiredRevision { resources: memory(100), scaling, role: Role::Live },
+        )]),
     }
 }
 
@@ -65,7 +68,7 @@ fn a_ready_instance_is_reported_and_adopted_in_a_batch() {
     let mut supervisor = supervisor(1000);
     supervisor.on_input(at(1), wanted(2));
     let effects = supervisor.on_input(at(2), Input::Started { instance: granted(1) });
-    assert!(matches!(&effects[..], [Effect::Report(_)]), "{effects:?}");
+    assert!(matches!(&effects[..], [Effect::Serve { .. }, Effect::Report(_)]), "{effects:?}");
     supervisor.on_input(at(3), Input::Started { instance: granted(2) });
     let due = supervisor.wake_at().expect("an adoption is due");
     let instances = vec![(granted(1), revision()), (granted(2), revision())];
@@ -113,4 +116,69 @@ fn what_an_earlier_epoch_started_and_is_gone_is_released_as_lost() {
     let instances = vec![(granted(7), Ending::Lost)];
     let release = Effect::Propose(Command::Release { node: NODE, epoch: Epoch(2), instances });
     assert_eq!(supervisor.on_input(due, Input::Woke), [release]);
+}
+
+#[test]
+fn a_log_that_stands_still_is_no_reason_to_give_an_instance_up() {
+    let mut supervisor = supervisor(1000);
+    supervisor.on_input(at(1), wanted(1));
+    supervisor.on_input(at(2), Input::Started { instance: granted(1) });
+    for seconds in 1..60 {
+        let effects = supervisor.on_input(at(seconds * 1000), Input::Woke);
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Drain { .. })), "after {seconds} s: {effects:?}");
+    }
+}
+
+#[test]
+fn an_adoption_that_a_moving_log_refuses_is_given_up() {
+    let mut supervisor = supervisor(1000);
+    supervisor.on_input(at(1), wanted(1));
+    supervisor.on_input(at(2), Input::Started { instance: granted(1) });
+    let drained = (1..60).find(|seconds| {
+        let effects = supervisor.on_input(at(seconds * 1000), Input::Desired(desired_with(1000)));
+        effects.iter().any(|effect| matches!(effect, Effect::Drain { .. }))
+    });
+    assert!(drained.is_some_and(|seconds| seconds < 20), "{drained:?}");
+}
+
+#[test]
+fn a_ready_instance_of_a_candidate_is_reported_until_the_leader_has_decided() {
+    let mut supervisor = Supervisor::new(NODE);
+    supervisor.on_input(at(0), Input::Recovered { instances: Vec::new() });
+    let mut proving = desired_with(900);
+    proving.placements.insert(InstanceId::placed(1), (revision(), Purpose::Verify));
+    for known in proving.revisions.values_mut() {
+        known.role = Role::Candidate;
+    }
+    supervisor.on_input(at(1), Input::Desired(proving.clone()));
+    let event = ReportEvent::Ready { instance: InstanceId::placed(1), revision: revision() };
+    let report = Effect::Report(Report { node: NODE, event });
+    let effects = supervisor.on_input(at(2), Input::Started { instance: InstanceId::placed(1) });
+    assert!(effects.contains(&report), "{effects:?}");
+    let again = supervisor.wake_at().expect("it is reported again");
+    assert_eq!(supervisor.on_input(again, Input::Woke), [report]);
+    for known in proving.revisions.values_mut() {
+        known.role = Role::Live;
+    }
+    supervisor.on_input(again, Input::Desired(proving));
+    assert_eq!(supervisor.wake_at(), None, "it is live: nothing is left to tell");
+}
+
+#[test]
+fn what_the_leader_took_back_while_the_agent_was_away_is_not_adopted() {
+    let mut supervisor = Supervisor::new(NODE);
+    let placed = InstanceId::placed(1);
+    supervisor.on_input(at(0), Input::Recovered { instances: vec![(placed, revision())] });
+    assert_eq!(supervisor.on_input(at(1), Input::Desired(desired_with(1000))), [Effect::Stop { instance: placed }]);
+}
+
+#[test]
+fn an_instance_that_was_ready_too_late_serves_nobody() {
+    let mut supervisor = supervisor(1000);
+    let placed = InstanceId::placed(1);
+    let mut with = desired_with(900);
+    with.placements.insert(placed, (revision(), Purpose::Minimum));
+    supervisor.on_input(at(1), Input::Desired(with));
+    assert_eq!(supervisor.on_input(at(2), Input::Desired(desired_with(1000))), [Effect::Stop { instance: placed }]);
+    assert_eq!(supervisor.on_input(at(3), Input::Started { instance: placed }), []);
 }

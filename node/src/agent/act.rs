@@ -1,21 +1,39 @@
 //! One effect of the supervisor, or one event of an instance, carried out.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use control_plane::model::{InstanceId, Purpose, RevisionId};
 use control_plane::supervisor::{Effect, Input};
 use tokio::sync::mpsc;
 
 use super::instance::{self, Event, Task};
 use super::{Driver, InstanceView, Order, Phase, Running};
+use crate::contract::Channel;
+use crate::gateway::StartPhases;
 use crate::raft::ProposeError;
 
 /// Orders an instance's task may have waiting: a stop and a kill.
 const ORDERS_MAX: usize = 4;
+
+/// What traffic needs of an instance that has just become ready.
+pub(super) struct Newcomer {
+    channel: Arc<Channel>,
+    keep: Option<Duration>,
+    phases: StartPhases,
+}
 
 impl Driver {
     /// Carries out one effect.
     pub(super) fn act(&mut self, effect: Effect) {
         match effect {
             Effect::Start { instance, revision, purpose } => self.start(instance, revision, purpose),
+            Effect::Serve { instance, revision } => {
+                if let Some(Newcomer { channel, keep, phases }) = self.newcomer.take() {
+                    self.instances.set_phase(instance, Phase::Ready);
+                    self.means.traffic.instance_ready(&revision, instance, channel, keep, phases);
+                }
+            }
             Effect::Drain { instance, revision: _ } => {
                 self.instances.set_phase(instance, Phase::Draining);
                 self.means.traffic.instance_drain(instance);
@@ -74,11 +92,11 @@ impl Driver {
                     running.view.pid = Some(pid);
                 }
             }
-            Event::Ready { instance, revision, channel, keep, phases } => {
-                self.instances.set_phase(instance, Phase::Ready);
-                // Traffic first: should the supervisor drain the instance at once, traffic must know it by then.
-                self.means.traffic.instance_ready(&revision, instance, channel, keep, phases);
+            Event::Ready { instance, channel, keep, phases } => {
+                self.newcomer = Some(Newcomer { channel, keep, phases });
                 self.feed(Input::Started { instance });
+                // It was told to stop meanwhile: nobody will call it.
+                self.newcomer = None;
             }
             Event::StartFailed { instance, failure } => {
                 self.instances.lock().remove(&instance);

@@ -54,14 +54,8 @@ pub(super) enum Order {
 pub(super) enum Event {
     /// Its process exists.
     Launched { instance: InstanceId, pid: u32 },
-    /// It takes invocations.
-    Ready {
-        instance: InstanceId,
-        revision: RevisionId,
-        channel: Arc<Channel>,
-        keep: Option<Duration>,
-        phases: StartPhases,
-    },
+    /// It can take invocations.
+    Ready { instance: InstanceId, channel: Arc<Channel>, keep: Option<Duration>, phases: StartPhases },
     /// It never will; nothing of it is left.
     StartFailed { instance: InstanceId, failure: InstanceFailure },
     /// Its process has ended by itself; what is left is being removed.
@@ -192,14 +186,7 @@ impl Task {
             self.means.raft.read(|state| state.functions.get(&self.revision.function).map(|function| function.scaling));
         let keep = scaling.and_then(|scaling| idle_limit(&scaling, self.purpose));
         tracing::info!(instance = %self.instance, revision = %self.revision, runtime = %spec.runtime, "instance ready");
-        self.tell(Event::Ready {
-            instance: self.instance,
-            revision: self.revision.clone(),
-            channel: Arc::clone(channel),
-            keep,
-            phases,
-        })
-        .await;
+        self.tell(Event::Ready { instance: self.instance, channel: Arc::clone(channel), keep, phases }).await;
         tokio::select! {
             exit = sandbox.wait() => {
                 let failure = failure_of(&exit);

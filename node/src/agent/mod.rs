@@ -152,8 +152,14 @@ impl Agent {
     ) -> Self {
         let instances = Instances::default();
         let (events_tx, events) = mpsc::channel(EVENTS_MAX);
-        let driver =
-            Driver { supervisor: Supervisor::new(means.node), means, instances: instances.clone(), events_tx, reports };
+        let driver = Driver {
+            supervisor: Supervisor::new(means.node),
+            means,
+            instances: instances.clone(),
+            events_tx,
+            reports,
+            newcomer: None,
+        };
         let task = tokio::spawn(driver.run(demands, events, adopted, stop));
         Self { instances, task }
     }
@@ -196,6 +202,8 @@ struct Driver {
     instances: Instances,
     events_tx: mpsc::Sender<Event>,
     reports: mpsc::Sender<Report>,
+    /// The instance that has just become ready, until the supervisor has said what becomes of it.
+    newcomer: Option<act::Newcomer>,
 }
 
 impl Driver {

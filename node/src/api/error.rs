@@ -91,11 +91,14 @@ impl From<Rejection> for Refusal {
                 Self::new(ErrorCode::Conflict, told).hint("somebody else deployed it: plan again")
             }
             Rejection::RevisionFailed { .. } => Self::new(ErrorCode::RevisionFailed, told),
+            Rejection::NotProved(revision) => Self::new(ErrorCode::Conflict, told)
+                .hint(format!("`hearth versions {}` lists those that have", revision.function)),
             Rejection::Limit { .. } => Self::new(ErrorCode::LimitReached, told),
             // Commands of the API never lead to these; a node's or the leader's do.
-            Rejection::StaleEpoch { .. } | Rejection::NoRoom { .. } | Rejection::InstanceExists(_) => {
-                Self::new(ErrorCode::Conflict, told)
-            }
+            Rejection::StaleEpoch { .. }
+            | Rejection::NoRoom { .. }
+            | Rejection::InstanceExists(_)
+            | Rejection::ForeignInstance { .. } => Self::new(ErrorCode::Conflict, told),
         }
     }
 }
