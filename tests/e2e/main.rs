@@ -4,8 +4,10 @@
 mod deploy;
 mod errors;
 mod examples;
+mod operator;
 mod restart;
 mod scale;
+mod trouble;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -19,7 +21,9 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let is_root = tests::is_root();
-    let tests = [deploy::TESTS, errors::TESTS, examples::TESTS, restart::TESTS, scale::TESTS].concat();
+    let tests =
+        [deploy::TESTS, errors::TESTS, examples::TESTS, operator::TESTS, restart::TESTS, scale::TESTS, trouble::TESTS]
+            .concat();
     let count = tests.len();
     let trials = tests
         .into_iter()
