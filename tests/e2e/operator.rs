@@ -110,9 +110,7 @@ fn looks(daemon: &Daemon) {
     });
     assert!(busy["memory_bytes"].as_u64().is_some_and(|bytes| (1 << 20..96 << 20).contains(&bytes)), "{busy}");
     assert_eq!(call.join().expect("the caller does not panic").expect("it is answered"), 200);
-    eventually("nothing is in flight", SOON, || {
-        daemon.instances().iter().all(|instance| instance["in_flight"] == 0).then_some(())
-    });
+    quiet(daemon);
 
     refused(daemon, &["get", "function", "pyy"], 3, &["there is no function pyy", "hint: did you mean py?"]);
     refused(daemon, &["describe", "node", "nowhere"], 3, &["hint: `hearth get nodes`"]);
@@ -132,6 +130,13 @@ fn looks(daemon: &Daemon) {
     let mut told = String::new();
     follow.stderr.take().expect("it is piped").read_to_string(&mut told).expect("it can be read");
     assert_eq!((status.code(), told.as_str()), (Some(0), ""));
+}
+
+/// Waits until no call is in flight.
+fn quiet(daemon: &Daemon) {
+    eventually("nothing is in flight", SOON, || {
+        daemon.instances().iter().all(|instance| instance["in_flight"] == 0).then_some(())
+    });
 }
 
 fn command(daemon: &Daemon, arguments: &[&str]) -> Child {
@@ -235,10 +240,11 @@ fn asks_over_http(daemon: &Daemon) {
 
 fn restarts(daemon: &mut Daemon) {
     let process = json(&daemon.get("/function/py").body)["pid"].clone();
-    let url = daemon.url("/function/node?do=sleep&seconds=2");
+    quiet(daemon);
+    let url = daemon.url("/function/py?do=sleep&seconds=2.5");
     let call = thread::spawn(move || ureq::get(&url).call().map(|reply| reply.status().as_u16()));
     eventually("the call is in flight", SOON, || {
-        let busy = |instance: &Value| instance["function"] == "node" && instance["in_flight"] == 1;
+        let busy = |instance: &Value| instance["function"] == "py" && instance["in_flight"] == 1;
         daemon.instances().iter().any(busy).then_some(())
     });
     daemon.signal("TERM");
