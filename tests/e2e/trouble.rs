@@ -1,7 +1,7 @@
 //! What keeps a node or a command from working, and what is said about it.
 
 use std::fs;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -16,6 +16,7 @@ use crate::operator::{SOON, expect, json, printed, small_app};
 
 pub(crate) const TESTS: &[Test] = &[
     ("what_keeps_a_node_from_starting_is_told", what_keeps_a_node_from_starting_is_told),
+    ("a_node_whose_log_nobody_reads_works_on", a_node_whose_log_nobody_reads_works_on),
     ("development_says_what_is_wrong_and_leaves_nothing", development_says_what_is_wrong_and_leaves_nothing),
     ("commands_without_a_node_say_what_they_need", commands_without_a_node_say_what_they_need),
 ];
@@ -106,6 +107,25 @@ fn what_keeps_a_node_from_starting_is_told() {
 fn is_forgotten(data: &str) -> bool {
     let runs = fs::read_dir("/run/hearth").into_iter().flatten().flatten();
     !runs.into_iter().any(|run| fs::read_to_string(run.path().join("agent.json")).is_ok_and(|text| text.contains(data)))
+}
+
+fn a_node_whose_log_nobody_reads_works_on() {
+    let folder = tempfile::tempdir().expect("a directory can be made");
+    let data = folder.path().to_string_lossy().into_owned();
+    let mut command = Command::new(binary());
+    command.args(["agent", "--data-dir", &data, "--gateway-port", "0", "--api-port", "0", "--log-format", "json"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("hearth can be executed");
+    let log = BufReader::new(child.stderr.take().expect("it is piped"));
+    let line =
+        log.lines().map_while(Result::ok).find(|line| line.contains("serving")).expect("it says where it serves");
+    assert!(json(&line)["gateway"].is_string(), "{line}");
+    // Nobody reads from here on; it still answers, writes its last words and ends well.
+    expect(&hearth(&["get", "nodes", "--data-dir", &data]), &["get nodes"], 0, &[]);
+    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill is there");
+    assert!(sent.success());
+    let status = eventually("it ends", SOON, || child.try_wait().expect("the child can be waited for"));
+    assert_eq!(status.code(), Some(0));
+    assert!(is_forgotten(&data), "its run directory is left");
 }
 
 fn development_says_what_is_wrong_and_leaves_nothing() {

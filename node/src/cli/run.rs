@@ -92,7 +92,7 @@ pub(super) async fn agent(target: &Target, arguments: Agent) -> Result<(), Failu
     let outcome = tokio::select! {
         () = signals.asked() => Ok(()),
         reason = daemon.failed() => Err(Failure::new(format!("the node cannot go on: {reason}"))
-            .hint("is the disk full? nothing acknowledged is lost; start it again")),
+            .hint("its log tells more; nothing acknowledged is lost: start it again")),
     };
     daemon.stop(Leave::Running, signals.asked()).await;
     outcome

@@ -42,7 +42,8 @@ pub enum TraceError {
 pub fn start_tracing(filter: &str, format: Format) -> Result<(), TraceError> {
     let filter =
         EnvFilter::try_new(filter).map_err(|source| TraceError::Filter { value: filter.to_owned(), source })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A log that nobody reads any more must not end the node: it would be told on the very stream that is closed.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     match format {
         Format::Text => builder.with_ansi(false).finish().try_init(),
         Format::Json => builder.json().flatten_event(true).finish().try_init(),
