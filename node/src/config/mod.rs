@@ -190,7 +190,7 @@ impl Default for Logs {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { filter: "info,openraft=warn".to_owned(), format: Format::Text }
+        Self { filter: "info,openraft=error".to_owned(), format: Format::Text }
     }
 }
 
