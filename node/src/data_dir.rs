@@ -48,6 +48,9 @@ const ROOMS: [(&str, u32); 5] =
 
 const UPLOADS: &str = "uploads";
 
+/// Where in the run directory sandboxes lie as long as they are there.
+const RUN_FOLDERS: [&str; 2] = ["sandboxes", "containers"];
+
 /// How much of a small file is read at most, in bytes: a damaged one may have any length.
 const SMALL_FILE_MAX_BYTES: u64 = 64 * 1024;
 
@@ -230,8 +233,15 @@ impl DataDir {
 
 impl Drop for DataDir {
     fn drop(&mut self) {
-        // Whoever reads a stale file still sees that the directory is not locked.
+        // Whoever finds one of these stale still sees that the directory is not locked.
         let _ = fs::remove_file(self.run.join(AGENT_FILE));
+        let _ = fs::remove_file(self.socket());
+        // Instances that go on keep theirs, and with them the folder.
+        let holds_something =
+            |folder: &str| fs::read_dir(self.run.join(folder)).is_ok_and(|mut entries| entries.next().is_some());
+        if !RUN_FOLDERS.into_iter().any(holds_something) {
+            let _ = fs::remove_dir_all(&self.run);
+        }
     }
 }
 
@@ -406,8 +416,25 @@ mod tests {
         let file = data.run().join(AGENT_FILE);
         let left = fs::read(&file).unwrap();
         drop(data);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(&file, left).unwrap();
         assert_eq!(running(&folder.path().join("run")), []);
+    }
+
+    #[test]
+    fn a_run_directory_goes_with_its_agent_unless_something_runs_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = open(folder.path()).unwrap();
+        let run = data.run().to_owned();
+        fs::create_dir_all(run.join("sandboxes")).unwrap();
+        fs::create_dir_all(run.join("skeleton/etc")).unwrap();
+        drop(data);
+        assert!(!run.exists());
+
+        let data = open(folder.path()).unwrap();
+        fs::create_dir_all(run.join("sandboxes/one")).unwrap();
+        drop(data);
+        assert!(run.join("sandboxes/one").exists() && !run.join(AGENT_FILE).exists());
     }
 
     #[test]

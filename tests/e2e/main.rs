@@ -5,8 +5,10 @@ mod deploy;
 mod errors;
 mod examples;
 mod network;
+mod operator;
 mod restart;
 mod scale;
+mod trouble;
 mod zygote;
 
 use libtest_mimic::{Arguments, Trial};
@@ -21,9 +23,18 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let is_root = tests::is_root();
-    let tests =
-        [deploy::TESTS, errors::TESTS, examples::TESTS, network::TESTS, restart::TESTS, scale::TESTS, zygote::TESTS]
-            .concat();
+    let tests = [
+        deploy::TESTS,
+        errors::TESTS,
+        examples::TESTS,
+        network::TESTS,
+        operator::TESTS,
+        restart::TESTS,
+        scale::TESTS,
+        trouble::TESTS,
+        zygote::TESTS,
+    ]
+    .concat();
     let count = tests.len();
     let trials = tests
         .into_iter()

@@ -91,6 +91,8 @@ impl Reply {
 #[derive(Debug)]
 pub struct Daemon {
     child: Option<Child>,
+    // Unmounted after the process has ended, before its folder goes.
+    disk: Option<Disk>,
     data: TempDir,
     gateway: u16,
     api: u16,
@@ -109,14 +111,25 @@ impl Daemon {
         Self::launch(vec!["dev".to_owned(), app.to_string_lossy().into_owned()])
     }
 
+    /// Starts `hearth agent` on an empty data directory that is a small disk of its own.
+    pub fn agent_on_disk(mebibytes: u32) -> Self {
+        let data = tempfile::Builder::new().prefix("hearth-e2e-").tempdir().expect("a directory can be made");
+        let disk = Disk::mount(&data.path().join("data"), mebibytes);
+        Self::launch_in(vec!["agent".to_owned()], data, Some(disk))
+    }
+
     fn launch(mode: Vec<String>) -> Self {
         let data = tempfile::Builder::new().prefix("hearth-e2e-").tempdir().expect("a directory can be made");
+        Self::launch_in(mode, data, None)
+    }
+
+    fn launch_in(mode: Vec<String>, data: TempDir, disk: Option<Disk>) -> Self {
         let client = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(REQUEST_MAX))
             .build()
             .new_agent();
-        let mut daemon = Self { child: None, data, gateway: free_port(), api: free_port(), mode, client };
+        let mut daemon = Self { child: None, disk, data, gateway: free_port(), api: free_port(), mode, client };
         daemon.start();
         daemon
     }
@@ -193,7 +206,19 @@ impl Daemon {
 
     /// Gets a path at the operator's port.
     pub fn operator(&self, path: &str) -> Reply {
-        request(&self.client, "GET", &format!("http://127.0.0.1:{}{path}", self.api), b"").expect("the API answers")
+        self.operate("GET", path, None, b"")
+    }
+
+    /// Asks at the operator's port, with a token or without.
+    pub fn operate(&self, method: &str, path: &str, token: Option<&str>, body: &[u8]) -> Reply {
+        let url = format!("http://127.0.0.1:{}{path}", self.api);
+        let header = token.map(|token| ("authorization", format!("Bearer {token}")));
+        request_with(&self.client, method, &url, header, body).expect("the API answers")
+    }
+
+    /// Returns the disk that the data directory is, if it was started on one of its own.
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("the daemon has a disk of its own")
     }
 
     /// Runs a command of the CLI against this daemon.
@@ -260,6 +285,11 @@ impl Daemon {
     /// Asks the daemon to end and waits until it has; returns its exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.signal("TERM");
+        self.wait()
+    }
+
+    /// Waits until the daemon has ended after it was asked to; returns its exit code.
+    pub fn wait(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("the daemon runs");
         let status = eventually("the daemon ends", STOP_MAX, || child.try_wait().expect("the child can be waited for"));
         status.code()
@@ -295,7 +325,21 @@ impl Drop for Daemon {
 }
 
 fn request(client: &ureq::Agent, method: &str, url: &str, body: &[u8]) -> Result<Reply, String> {
-    let request = http::Request::builder().method(method).uri(url).body(body).map_err(|error| error.to_string())?;
+    request_with(client, method, url, None, body)
+}
+
+fn request_with(
+    client: &ureq::Agent,
+    method: &str,
+    url: &str,
+    header: Option<(&str, String)>,
+    body: &[u8],
+) -> Result<Reply, String> {
+    let mut request = http::Request::builder().method(method).uri(url);
+    if let Some((name, value)) = header {
+        request = request.header(name, value);
+    }
+    let request = request.body(body).map_err(|error| error.to_string())?;
     let mut response = client.run(request).map_err(|error| error.to_string())?;
     let headers = response
         .headers()
@@ -307,8 +351,42 @@ fn request(client: &ureq::Agent, method: &str, url: &str, body: &[u8]) -> Result
     Ok(Reply { status: response.status().as_u16(), body: String::from_utf8_lossy(&body).into_owned(), headers })
 }
 
+/// A small file system of its own; dropping it unmounts it.
+#[derive(Debug)]
+pub struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(folder: &Path, mebibytes: u32) -> Self {
+        std::fs::create_dir_all(folder).expect("the folder can be made");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m,mode=755"), "tmpfs"]).arg(folder);
+        assert!(mount.status().expect("mount is there").success(), "the disk could not be mounted");
+        Self(folder.to_path_buf())
+    }
+
+    /// Fills the disk to its last byte.
+    pub fn fill(&self) {
+        use std::io::Write;
+        let mut file = File::create(self.0.join("filler")).expect("a file can be made");
+        let zeros = vec![0; 1 << 20];
+        while file.write_all(&zeros).is_ok() {}
+        while file.write_all(&[0]).is_ok() {}
+    }
+
+    /// Makes the room again that [`Disk::fill`] took.
+    pub fn empty(&self) {
+        std::fs::remove_file(self.0.join("filler")).expect("the file can be deleted");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
 /// Returns a port of loopback that nobody listens on.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener.local_addr().expect("a bound listener has an address").port()
 }

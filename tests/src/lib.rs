@@ -3,7 +3,7 @@
 mod daemon;
 mod load;
 
-pub use daemon::{Daemon, Reply, binary, example, hearth, repository};
+pub use daemon::{Daemon, Disk, Reply, binary, example, free_port, hearth, repository};
 pub use load::{Load, LoadReport};
 
 use std::time::{Duration, Instant};

@@ -252,6 +252,11 @@ impl Dispatch {
         self.running.len()
     }
 
+    /// Returns how many invocations an instance works on.
+    pub fn in_flight_on(&self, instance: InstanceId) -> u16 {
+        self.instances.get(&instance).map_or(0, |slots| slots.in_flight)
+    }
+
     /// Returns how many instances take invocations or finish theirs.
     pub fn ready(&self) -> usize {
         self.instances.len()

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_plane::model::{InstanceId, Purpose, RevisionId};
+use control_plane::model::{Ending, InstanceId, Purpose, RevisionId};
 use control_plane::supervisor::{Effect, Input};
+use proto::json::{self, EventKind};
 use tokio::sync::mpsc;
 
 use super::instance::{self, Event, Task};
@@ -32,6 +33,7 @@ impl Driver {
                 if let Some(Newcomer { channel, keep, phases }) = self.newcomer.take() {
                     self.instances.set_phase(instance, Phase::Ready);
                     self.means.traffic.instance_ready(&revision, instance, channel, keep, phases);
+                    self.tell(EventKind::InstanceReady, instance, "it takes invocations");
                 }
             }
             Effect::Drain { instance, revision: _ } => {
@@ -76,20 +78,43 @@ impl Driver {
     pub(super) fn track(&mut self, instance: InstanceId, revision: RevisionId, purpose: Purpose) -> Task {
         let (orders_tx, orders) = mpsc::channel(ORDERS_MAX);
         let since = self.means.clock.now();
-        let view =
-            InstanceView { instance, revision: revision.clone(), purpose, phase: Phase::Starting, since, pid: None };
-        self.instances.lock().insert(instance, Running { view, orders: orders_tx });
+        let view = InstanceView {
+            instance,
+            revision: revision.clone(),
+            purpose,
+            phase: Phase::Starting,
+            since,
+            memory_bytes: None,
+        };
+        self.instances.lock().insert(instance, Running { view, sandbox: None, orders: orders_tx });
         Task { means: self.means.clone(), instance, revision, purpose, orders, events: self.events_tx.clone() }
+    }
+
+    /// Remembers what happened to an instance.
+    fn tell(&self, kind: EventKind, instance: InstanceId, message: &str) {
+        let revision = self.instances.lock().get(&instance).map(|running| running.view.revision.clone());
+        self.means.events.push(json::Event {
+            at_ms: self.means.clock.now().as_millis(),
+            kind,
+            node: self.means.node.to_string(),
+            function: revision.as_ref().map(|revision| revision.function.to_string()),
+            revision: revision.map(|revision| revision.number.0),
+            instance: Some(instance.to_string()),
+            message: message.to_owned(),
+        });
     }
 
     /// Tells supervisor and traffic what became of an instance.
     pub(super) fn take_event(&mut self, event: Event) {
         match event {
             // Its invocations end with its failure as soon as that is known, not once everything is removed.
-            Event::Died { instance, failure } => self.means.traffic.instance_gone(instance, Some(failure)),
-            Event::Launched { instance, pid } => {
+            Event::Died { instance, failure } => {
+                self.tell(EventKind::InstanceFailed, instance, &failure.to_string());
+                self.means.traffic.instance_gone(instance, Some(failure));
+            }
+            Event::Launched { instance, sandbox } => {
                 if let Some(running) = self.instances.lock().get_mut(&instance) {
-                    running.view.pid = Some(pid);
+                    running.sandbox = Some(sandbox);
                 }
             }
             Event::Ready { instance, channel, keep, phases } => {
@@ -99,10 +124,14 @@ impl Driver {
                 self.newcomer = None;
             }
             Event::StartFailed { instance, failure } => {
+                self.tell(EventKind::InstanceFailed, instance, &format!("it did not start: {failure}"));
                 self.instances.lock().remove(&instance);
                 self.feed(Input::StartFailed { instance, failure });
             }
             Event::Ended { instance, ending, failure } => {
+                if ending == Ending::Stopped {
+                    self.tell(EventKind::InstanceStopped, instance, "it was stopped");
+                }
                 self.instances.lock().remove(&instance);
                 self.means.traffic.instance_gone(instance, failure);
                 self.feed(Input::Ended { instance, ending });

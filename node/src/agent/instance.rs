@@ -53,7 +53,7 @@ pub(super) enum Order {
 #[derive(Debug)]
 pub(super) enum Event {
     /// Its process exists.
-    Launched { instance: InstanceId, pid: u32 },
+    Launched { instance: InstanceId, sandbox: Arc<Sandbox> },
     /// It can take invocations.
     Ready { instance: InstanceId, channel: Arc<Channel>, keep: Option<Duration>, phases: StartPhases },
     /// It never will; nothing of it is left.
@@ -74,7 +74,6 @@ pub(super) async fn start(mut task: Task, spec: Option<RevisionSpec>) {
     let sandbox = match task.launch(&spec).await {
         Ok(sandbox) => sandbox,
         Err(reason) => {
-            tracing::warn!(instance = %task.instance, revision = %task.revision, %reason, "the sandbox could not be made");
             let failure = InstanceFailure::Sandbox(reason);
             return task.tell(Event::StartFailed { instance: task.instance, failure }).await;
         }
@@ -111,7 +110,7 @@ impl Task {
     /// Connects, waits until the instance is ready, and stays until its process has ended.
     async fn live(&mut self, spec: &RevisionSpec, sandbox: Sandbox, launched_in: Duration) {
         let sandbox = Arc::new(sandbox);
-        self.tell(Event::Launched { instance: self.instance, pid: sandbox.pid() }).await;
+        self.tell(Event::Launched { instance: self.instance, sandbox: Arc::clone(&sandbox) }).await;
         let (sink, source) = log_queue();
         let origin = Origin {
             function: self.revision.function.clone(),
@@ -138,10 +137,7 @@ impl Task {
                 let (ending, failure) = self.serve(spec, &sandbox, &channel, phases).await;
                 Event::Ended { instance: self.instance, ending, failure }
             }
-            Err(failure) => {
-                tracing::warn!(instance = %self.instance, revision = %self.revision, %failure, "the instance did not start");
-                Event::StartFailed { instance: self.instance, failure }
-            }
+            Err(failure) => Event::StartFailed { instance: self.instance, failure },
         };
         sandbox.destroy().await;
         reader.abort();
@@ -170,7 +166,8 @@ impl Task {
                 }
             },
             exit = sandbox.wait() => Err(failure_of(&exit)),
-            _ = self.orders.recv() => Err(InstanceFailure::Sandbox("it was stopped before it was ready".to_owned())),
+            // No order can come any more once the daemon leaves: then the instance stays for the next one.
+            Some(_) = self.orders.recv() => Err(InstanceFailure::Sandbox("it was stopped before it was ready".to_owned())),
         }
     }
 
@@ -185,25 +182,23 @@ impl Task {
         let scaling =
             self.means.raft.read(|state| state.functions.get(&self.revision.function).map(|function| function.scaling));
         let keep = scaling.and_then(|scaling| idle_limit(&scaling, self.purpose));
-        tracing::info!(instance = %self.instance, revision = %self.revision, runtime = %spec.runtime, "instance ready");
         self.tell(Event::Ready { instance: self.instance, channel: Arc::clone(channel), keep, phases }).await;
         tokio::select! {
             exit = sandbox.wait() => {
                 let failure = failure_of(&exit);
-                tracing::warn!(instance = %self.instance, revision = %self.revision, %failure, "instance ended by itself");
                 self.tell(Event::Died { instance: self.instance, failure: failure.clone() }).await;
                 channel.instance_died();
                 (Ending::Failed(failure.clone()), Some(failure))
             }
-            order = self.orders.recv() => {
+            // No order can come any more once the daemon leaves: then the instance stays for the next one.
+            Some(order) = self.orders.recv() => {
                 // Our own bootstraps have nothing to say goodbye to: the last answer is out before an instance is stopped.
                 let may_care = !matches!(spec.runtime, Runtime::Python3 | Runtime::Nodejs);
-                if may_care && matches!(order, Some(Order::Stop)) {
+                if may_care && matches!(order, Order::Stop) {
                     sandbox.signal(Signal::Terminate);
                     let _ = tokio::time::timeout(STOP_GRACE, sandbox.wait()).await;
                 }
                 channel.instance_died();
-                tracing::info!(instance = %self.instance, revision = %self.revision, "instance stopped");
                 (Ending::Stopped, None)
             }
         }

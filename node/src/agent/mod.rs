@@ -27,6 +27,7 @@ use crate::gateway::{Demand, Demands, Gateway, Traffic};
 use crate::image::Store;
 use crate::raft::Raft;
 use crate::sandbox::{Sandbox, Sandboxes};
+use crate::telemetry::EventLog;
 use crate::telemetry::logs::LogStore;
 
 /// Events of instances that may wait for the agent; beyond that their tasks wait.
@@ -54,6 +55,8 @@ pub struct Means {
     pub gateway: Gateway,
     /// Where output of functions goes.
     pub logs: LogStore,
+    /// Who is told what happened to instances.
+    pub events: EventLog,
 }
 
 /// An instance as the agent sees it, for people.
@@ -69,8 +72,8 @@ pub struct InstanceView {
     pub phase: Phase,
     /// When its start began, or when it was adopted.
     pub since: Timestamp,
-    /// The process outside its sandbox, once there is one.
-    pub pid: Option<u32>,
+    /// Memory in use, in bytes, with what lies in its `/tmp`; none before its process exists.
+    pub memory_bytes: Option<u64>,
 }
 
 /// How far an instance is.
@@ -106,13 +109,28 @@ pub struct Instances(Arc<Mutex<BTreeMap<InstanceId, Running>>>);
 #[derive(Debug)]
 struct Running {
     view: InstanceView,
+    /// Its sandbox, once there is one.
+    sandbox: Option<Arc<Sandbox>>,
     orders: mpsc::Sender<Order>,
 }
 
 impl Instances {
-    /// Returns what runs on this node, in order of id.
+    /// Returns what runs on this node, in order of id, without measuring it.
     pub fn list(&self) -> Vec<InstanceView> {
         self.lock().values().map(|running| running.view.clone()).collect()
+    }
+
+    /// Returns what runs on this node, in order of id, with the memory that the kernel counts for each.
+    pub fn measure(&self) -> Vec<InstanceView> {
+        let running: Vec<(InstanceView, Option<Arc<Sandbox>>)> =
+            self.lock().values().map(|running| (running.view.clone(), running.sandbox.clone())).collect();
+        // The counters are files: they are read without the lock.
+        let measured = running.into_iter().map(|(view, sandbox)| {
+            let used = sandbox.map(|sandbox| sandbox.usage().memory_bytes);
+            // Zero is what a cgroup says that is gone.
+            InstanceView { memory_bytes: used.filter(|bytes| *bytes > 0), ..view }
+        });
+        measured.collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<InstanceId, Running>> {

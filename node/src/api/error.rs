@@ -1,8 +1,5 @@
 //! What goes wrong elsewhere, as the API tells it: a code, a message, a hint.
 
-use std::error::Error;
-use std::fmt::Write as _;
-
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -65,7 +62,9 @@ impl From<ProposeError> for Refusal {
             ProposeError::Unavailable(_) => {
                 Self::new(ErrorCode::Unavailable, told).hint("`hearth get nodes` shows who is there")
             }
-            ProposeError::DiskFull => Self::new(ErrorCode::DiskFull, told).hint("make room, then try again"),
+            ProposeError::DiskFull => {
+                Self::new(ErrorCode::DiskFull, told).hint("make room there: `hearth image gc`, `hearth delete`")
+            }
             ProposeError::Timeout => {
                 Self::new(ErrorCode::Timeout, told).hint("look at what is deployed before you try again")
             }
@@ -103,18 +102,6 @@ impl From<Rejection> for Refusal {
     }
 }
 
-/// Writes an error with everything below it on one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut told = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        // Writing into a string does not fail.
-        let _ = write!(told, ": {error}");
-        source = error.source();
-    }
-    told
-}
-
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
@@ -148,7 +135,10 @@ mod tests {
             disk_full             507  1
         "#]]
         .assert_eq(&table);
+        let page = include_str!("../../../docs/reference/errors.md");
         for code in ErrorCode::ALL {
+            let row = format!("| `{}` | {} | {} |", code.as_str(), code.status(), code.exit_code());
+            assert!(page.contains(&row), "docs/reference/errors.md has no row {row}");
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str(), "the name is what is written");
         }
         assert_eq!(serde_json::from_str::<ErrorCode>("\"of a newer node\"").unwrap(), ErrorCode::Unknown);

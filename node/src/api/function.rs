@@ -75,7 +75,6 @@ pub(super) async fn rollback(
     })?;
     let revision = RevisionId { function: name.clone(), number };
     api.change(Command::Promote { revision: revision.clone() }).await?;
-    api.tell(EventKind::Promoted, Some((&name, Some(number))), format!("{revision} was made live by an operator"));
     Ok(Json(json::RevisionRef { function: name.to_string(), revision: number.0 }))
 }
 

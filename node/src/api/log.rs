@@ -7,10 +7,11 @@ use control_plane::model::FunctionName;
 use proto::json::{self, ErrorCode};
 use serde::Deserialize;
 
-use super::error::{Refusal, chain};
+use super::error::Refusal;
 use super::function::missing;
 use super::request::{parameters, segment};
 use super::{Api, stream};
+use crate::error_chain;
 use crate::telemetry::logs::{Followed, Query, ReadError};
 
 /// How many lines are sent unless the client says otherwise: the newest.
@@ -91,6 +92,6 @@ impl From<ReadError> for Refusal {
             ReadError::Io { .. } => ErrorCode::Internal,
             ReadError::Closed | ReadError::Busy => ErrorCode::Unavailable,
         };
-        Self::new(code, chain(&error))
+        Self::new(code, error_chain::text(&error))
     }
 }

@@ -2,15 +2,19 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use proto::json;
 
 use super::{Api, OPENAPI, body};
+use crate::telemetry::exposition;
 
-/// The media type of what Prometheus scrapes.
+/// The media type of what Prometheus scrapes: it asks for it by name.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The media type of the older format, for everybody else.
+const PLAIN_METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(super) async fn nodes(State(api): State<Api>) -> Json<Vec<json::Node>> {
     let leader = api.platform.leader();
@@ -71,6 +75,11 @@ pub(super) async fn readiness(State(api): State<Api>) -> Response {
     (status, Json(json::Readiness { ready, reasons })).into_response()
 }
 
-pub(super) async fn metrics(State(api): State<Api>) -> Response {
-    ([(CONTENT_TYPE, OPENMETRICS)], api.metrics.render()).into_response()
+pub(super) async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Response {
+    let takes = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let text = api.metrics.render();
+    if takes.into_iter().any(|types| types.contains("application/openmetrics-text")) {
+        return ([(CONTENT_TYPE, OPENMETRICS)], text).into_response();
+    }
+    ([(CONTENT_TYPE, PLAIN_METRICS)], exposition::plain(&text)).into_response()
 }

@@ -90,7 +90,7 @@ pub enum ProposeError {
     #[error("the cluster cannot decide: {0}")]
     Unavailable(String),
     /// The disk is full; nothing has changed.
-    #[error("the disk of the log is full")]
+    #[error("the disk of the data directory is full")]
     DiskFull,
     /// No answer came in time; it may still be applied.
     #[error("the cluster did not answer in time, the change may still happen")]

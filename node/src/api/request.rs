@@ -15,14 +15,22 @@ use proto::json::ErrorCode;
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
 
-use super::error::{Refusal, chain};
+use super::error::Refusal;
 use super::platform::Upload;
+use crate::error_chain;
 
 /// The largest body that describes an app, in bytes: one entry of the log holds it.
 pub const DEPLOY_BODY_MAX_BYTES: u64 = 4 << 20;
 
 /// The largest body of any other request in JSON, in bytes.
 pub const BODY_MAX_BYTES: u64 = 64 << 10;
+
+/// How much of a body that is refused is read all the same, in bytes: a client that is cut off in the middle of sending may never
+/// see the answer that says why.
+const REFUSED_BODY_READ_MAX_BYTES: usize = 4 << 20;
+
+/// How long that may take.
+const REFUSED_BODY_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// How long a client may take to send its next piece of a body.
 pub const BODY_PIECE_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -36,12 +44,12 @@ pub(super) fn segment<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<
 pub(super) fn parameters<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
     Query::<T>::try_from_uri(uri)
         .map(|Query(parameters)| parameters)
-        .map_err(|error| Refusal::bad_request(chain(&error)))
+        .map_err(|error| Refusal::bad_request(error_chain::text(&error)))
 }
 
 /// Reads a whole body of at most `limit` bytes.
 pub(super) async fn read(body: Body, limit: u64) -> Result<Bytes, Refusal> {
-    let mut pieces = Pieces::new(body, limit)?;
+    let mut pieces = Pieces::new(body, limit).await?;
     let mut whole = BytesMut::new();
     while let Some(piece) = pieces.next().await? {
         whole.extend_from_slice(&piece);
@@ -52,11 +60,12 @@ pub(super) async fn read(body: Body, limit: u64) -> Result<Bytes, Refusal> {
 /// Writes a body of at most `limit` bytes to a file of its own in `folder`.
 pub(super) async fn upload(body: Body, limit: u64, folder: &Path) -> Result<Upload, Refusal> {
     static COUNT: AtomicU64 = AtomicU64::new(1);
-    let mut pieces = Pieces::new(body, limit)?;
+    let mut pieces = Pieces::new(body, limit).await?;
     let name = format!("{}-{}.tar", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let path: PathBuf = folder.join(name);
     let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::StorageFull => Refusal::new(ErrorCode::DiskFull, "the disk has no room for the upload"),
+        std::io::ErrorKind::StorageFull => Refusal::new(ErrorCode::DiskFull, "the disk has no room for the upload")
+            .hint("make room there: `hearth image gc`, `hearth delete`"),
         _ => Refusal::new(ErrorCode::Internal, format!("cannot keep the upload: {error}")),
     };
     let mut file = tokio::fs::File::create(&path).await.map_err(failed)?;
@@ -72,6 +81,22 @@ pub(super) async fn upload(body: Body, limit: u64, folder: &Path) -> Result<Uplo
     Ok(upload)
 }
 
+/// Reads what a client is still sending of a body that is refused, within limits, and keeps nothing of it.
+pub(super) async fn discard(body: &mut Body) {
+    let mut left = REFUSED_BODY_READ_MAX_BYTES;
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(length) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    // Who sends more, or sends slowly, is cut off.
+    let _ = tokio::time::timeout(REFUSED_BODY_WAIT_MAX, reading).await;
+}
+
 /// The data of a body piece by piece, counted.
 struct Pieces {
     body: Body,
@@ -81,12 +106,13 @@ struct Pieces {
 
 impl Pieces {
     /// Refuses a body that announces more than `limit` bytes before anything of it is read.
-    fn new(body: Body, limit: u64) -> Result<Self, Refusal> {
-        let pieces = Self { body, limit, left: limit };
-        if pieces.body.size_hint().lower() > limit { Err(pieces.too_large()) } else { Ok(pieces) }
+    async fn new(body: Body, limit: u64) -> Result<Self, Refusal> {
+        let mut pieces = Self { body, limit, left: limit };
+        if pieces.body.size_hint().lower() > limit { Err(pieces.too_large().await) } else { Ok(pieces) }
     }
 
-    fn too_large(&self) -> Refusal {
+    async fn too_large(&mut self) -> Refusal {
+        discard(&mut self.body).await;
         Refusal::new(ErrorCode::TooLarge, format!("the body is over its limit of {} bytes", self.limit))
     }
 
@@ -96,11 +122,14 @@ impl Pieces {
                 .await
                 .map_err(|_| Refusal::new(ErrorCode::Timeout, "the rest of the body did not come"))?;
             let Some(frame) = frame else { return Ok(None) };
-            let frame =
-                frame.map_err(|error| Refusal::bad_request(format!("the body broke off: {}", chain(&error))))?;
+            let frame = frame
+                .map_err(|error| Refusal::bad_request(format!("the body broke off: {}", error_chain::text(&error))))?;
             // Trailers mean nothing here.
             let Ok(data) = frame.into_data() else { continue };
-            self.left = self.left.checked_sub(data.len() as u64).ok_or_else(|| self.too_large())?;
+            match self.left.checked_sub(data.len() as u64) {
+                Some(left) => self.left = left,
+                None => return Err(self.too_large().await),
+            }
             return Ok(Some(data));
         }
     }

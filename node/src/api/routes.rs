@@ -80,22 +80,17 @@ pub(super) fn router(api: Api, door: Door) -> Router {
 }
 
 /// Lets a request in if it may come: what is not below `/v1` is open, because monitoring has no token.
-async fn enter(State((api, door)): State<(Api, Door)>, request: Request, next: Next) -> Response {
+async fn enter(State((api, door)): State<(Api, Door)>, mut request: Request, next: Next) -> Response {
     api.metrics.api_requests.inc();
     if request.uri().path().starts_with("/v1") {
         let shown = request.headers().get(AUTHORIZATION).map(axum::http::HeaderValue::as_bytes);
-        match door.check(shown) {
-            Ok(()) => {}
-            Err(denial @ Denial::Missing) => {
-                return Refusal::new(ErrorCode::Unauthenticated, denial.to_string())
-                    .hint("set HEARTH_TOKEN to what the file `token` in the node's data directory holds")
-                    .into_response();
-            }
-            Err(denial @ Denial::Wrong) => {
-                return Refusal::new(ErrorCode::Denied, denial.to_string())
-                    .hint("compare HEARTH_TOKEN with the file `token` in the node's data directory")
-                    .into_response();
-            }
+        if let Err(denial) = door.check(shown) {
+            super::request::discard(request.body_mut()).await;
+            let hint = match denial {
+                Denial::Missing => "set HEARTH_TOKEN to what the file `token` in the node's data directory holds",
+                Denial::Wrong => "compare HEARTH_TOKEN with the file `token` in the node's data directory",
+            };
+            return Refusal::new(ErrorCode::Unauthenticated, denial.to_string()).hint(hint).into_response();
         }
     }
     next.run(request).await

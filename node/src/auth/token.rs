@@ -28,19 +28,33 @@ pub enum TokenError {
         source: io::Error,
     },
     /// The file does not hold a token.
-    #[error("the token file {} is damaged: delete it, and the next start makes another token", path.display())]
+    #[error("the token file {} is damaged", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
     },
     /// Others than its owner may read it.
-    #[error("the token file {} has mode {mode:o}: it must be readable by its owner alone, 600", path.display())]
+    #[error("the token file {} has mode {mode:o}, others may read it", path.display())]
     Exposed {
         /// The file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
+}
+
+impl TokenError {
+    /// Returns what to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("make room on the disk of the data directory".to_owned())
+            }
+            Self::Io { .. } => None,
+            Self::Damaged { .. } => Some("delete it: the next start makes another token".to_owned()),
+            Self::Exposed { path, .. } => Some(format!("chmod 600 {}", path.display())),
+        }
+    }
 }
 
 /// A token; what it prints for debugging is not the secret.

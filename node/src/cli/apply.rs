@@ -24,13 +24,18 @@ pub(super) const PIECES_MAX: usize = 8;
 
 /// Reads a manifest or tells what is wrong with it.
 pub(super) fn load(path: &Path) -> Result<Manifest, Failure> {
-    Manifest::load(path).map_err(|error| match error {
+    Manifest::load(path).map_err(unusable)
+}
+
+/// Tells why there is no manifest.
+pub(super) fn unusable(error: ManifestError) -> Failure {
+    match error {
         ManifestError::Invalid(problems) => Failure::exit(2, problems.to_string()),
         ManifestError::Missing { .. } => Failure::exit(2, error.to_string()).hint("`hearth init` writes one"),
         ManifestError::Unreadable { .. } | ManifestError::TooLong { .. } => {
-            Failure::exit(2, Failure::of(&error).to_string().trim_start_matches("error: ").to_owned())
+            Failure::exit(2, crate::error_chain::text(&error))
         }
-    })
+    }
 }
 
 pub(super) fn validate(path: &Path) -> Result<(), Failure> {
@@ -42,11 +47,11 @@ pub(super) fn validate(path: &Path) -> Result<(), Failure> {
 pub(super) async fn plan(target: &Target, arguments: Plan) -> Result<(), Failure> {
     let manifest = load(&arguments.path)?;
     let client = Client::find(target)?;
-    let request =
-        json::PlanRequest { functions: manifest.functions.iter().map(|function| function.spec(None)).collect() };
-    let path = format!("/v1/apps/{}/plan", manifest.app);
-    let plan: json::Plan = client.put("POST", &path, &request).await?;
-    if arguments.output == Format::Table {
+    let functions = built(&client, &manifest).await?;
+    let plan = ask_plan(&client, &manifest, functions).await?;
+    if arguments.output == Format::Json {
+        output::json(&plan)?;
+    } else if arguments.output == Format::Table {
         for function in &plan.functions {
             output::line(&format!("{:?} {}", function.change, function.name).to_lowercase())?;
             for field in &function.fields {
@@ -64,19 +69,65 @@ pub(super) async fn plan(target: &Target, arguments: Plan) -> Result<(), Failure
 pub(super) async fn apply(target: &Target, arguments: Apply) -> Result<(), Failure> {
     let manifest = load(&arguments.path)?;
     let client = Client::find(target)?;
-    let built = build_all(&client, &manifest).await;
-    let failures: Vec<String> = built
-        .iter()
-        .filter_map(|(function, result)| result.as_ref().err().map(|failure| format!("{}: {failure}", function.name)))
-        .collect();
-    if !failures.is_empty() {
-        return Err(Failure::new(format!("nothing was deployed\n{}", failures.join("\n"))));
+    let planned = arguments.plan.as_deref().map(read_plan).transpose()?;
+    if let Some(planned) = &planned
+        && planned.app != manifest.app.as_str()
+    {
+        return Err(Failure::exit(
+            2,
+            format!("the plan is for app {}, the manifest for {}", planned.app, manifest.app),
+        ));
     }
-    let functions =
-        built.into_iter().filter_map(|(function, result)| Some(function.spec(Some(result.ok()?)))).collect();
-    let request = json::DeployRequest { functions, check_index: arguments.check_index };
+    let functions = built(&client, &manifest).await?;
+    let mut check_index = arguments.check_index;
+    if let Some(planned) = planned {
+        // The index holds off what others deploy meanwhile, the comparison what was edited meanwhile.
+        check_index = Some(planned.index);
+        let plan = ask_plan(&client, &manifest, functions.clone()).await?;
+        if plan != planned {
+            return Err(Failure::coded(
+                json::ErrorCode::Conflict,
+                "this is not what was planned: nothing was deployed",
+            )
+            .hint("`hearth plan` shows what it would change by now"));
+        }
+    }
+    let request = json::DeployRequest { functions, check_index };
     let applied = deploy(&client, &manifest.app.to_string(), &request, arguments.detach).await?;
     output::list(arguments.output, &applied, &["name", "revision", "change"])
+}
+
+/// Asks what deploying these functions would change.
+async fn ask_plan(
+    client: &Client,
+    manifest: &Manifest,
+    functions: Vec<json::FunctionSpec>,
+) -> Result<json::Plan, Failure> {
+    client.put("POST", &format!("/v1/apps/{}/plan", manifest.app), &json::PlanRequest { functions }).await
+}
+
+fn read_plan(path: &Path) -> Result<json::Plan, Failure> {
+    let told = |error: &dyn std::fmt::Display| {
+        Failure::exit(2, format!("{}: {error}", path.display())).hint("`hearth plan -o json` writes a plan")
+    };
+    let text = std::fs::read(path).map_err(|error| told(&error))?;
+    serde_json::from_slice(&text).map_err(|error| told(&error))
+}
+
+/// Builds every function, or tells of each that cannot be built.
+async fn built(client: &Client, manifest: &Manifest) -> Result<Vec<json::FunctionSpec>, Failure> {
+    let mut functions = Vec::new();
+    let mut failures = Vec::new();
+    for (function, result) in build_all(client, manifest).await {
+        match result {
+            Ok(image) => functions.push(function.spec(Some(image))),
+            Err(failure) => failures.push((function.name.to_string(), failure)),
+        }
+    }
+    match Failure::of_several("nothing was deployed", failures) {
+        Some(failure) => Err(failure),
+        None => Ok(functions),
+    }
 }
 
 /// Builds every function; one that fails does not keep the others from being built.

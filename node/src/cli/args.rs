@@ -58,12 +58,16 @@ pub(super) enum Command {
     /// Write a manifest and a handler that work.
     Init(Init),
     /// Check a manifest.
+    #[command(before_help = "Examples:\n  hearth validate\n  hearth validate shop/hearth.yaml")]
     Validate {
         /// The folder of the app, or its manifest.
         #[arg(default_value = ".")]
         path: PathBuf,
     },
+    /// Bring a manifest into its usual form.
+    Fmt(Fmt),
     /// Print the JSON Schema of manifests.
+    #[command(before_help = "Examples:\n  hearth schema > hearth.schema.json")]
     Schema,
     /// Tell what a deployment would change.
     Plan(Plan),
@@ -73,11 +77,18 @@ pub(super) enum Command {
     Invoke(Invoke),
     /// Print what a function wrote.
     Logs(Logs),
-    /// List functions, versions, instances, nodes, images or events.
+    /// List apps, functions, versions, instances, nodes, images or events.
+    #[command(
+        before_help = "Examples:\n  hearth get functions\n  hearth get instances resize -o json\n  hearth get node -o name"
+    )]
     Get(Get),
     /// Print everything known of one thing.
+    #[command(
+        before_help = "Examples:\n  hearth describe function resize\n  hearth describe version resize@3\n  hearth describe node"
+    )]
     Describe(Get),
     /// List the revisions of a function.
+    #[command(before_help = "Examples:\n  hearth versions resize\n  hearth versions resize -o json")]
     Versions {
         /// The function.
         function: String,
@@ -86,6 +97,7 @@ pub(super) enum Command {
         output: Format,
     },
     /// Make an earlier revision live.
+    #[command(before_help = "Examples:\n  hearth rollback resize\n  hearth rollback resize --to 3")]
     Rollback {
         /// The function.
         function: String,
@@ -101,14 +113,25 @@ pub(super) enum Command {
     #[command(subcommand)]
     Image(Image),
     /// Check whether this machine can run a node.
-    Doctor,
+    #[command(before_help = "Examples:\n  hearth doctor\n  hearth doctor --data-dir /srv/hearth -o json")]
+    Doctor {
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
     /// Print a script that completes commands in a shell.
+    #[command(before_help = "Examples:\n  hearth completion bash > /etc/bash_completion.d/hearth")]
     Completion {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the version.
-    Version,
+    /// Print the version of this binary.
+    #[command(before_help = "Examples:\n  hearth version\n  hearth version -o json")]
+    Version {
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
 }
 
 /// Where a node listens.
@@ -123,6 +146,12 @@ pub(super) struct Listen {
     /// The port of the API; 0 lets the kernel choose.
     #[arg(long)]
     pub(super) api_port: Option<u16>,
+    /// What the node logs: error, warn, info, debug, or a filter such as `info,hearth::access=off`.
+    #[arg(long, env = "HEARTH_LOG")]
+    pub(super) log: Option<String>,
+    /// How the node logs: text or json.
+    #[arg(long)]
+    pub(super) log_format: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -136,7 +165,9 @@ pub(super) struct Dev {
 }
 
 #[derive(Debug, Args)]
-#[command(before_help = "Examples:\n  hearth agent\n  hearth agent --data-dir /srv/hearth --label disk=ssd")]
+#[command(
+    before_help = "Examples:\n  hearth agent\n  hearth agent --data-dir /srv/hearth --zone a --label disk=ssd\n  hearth agent --config /etc/hearth.toml --log-format json"
+)]
 pub(super) struct Agent {
     /// A configuration file.
     #[arg(long)]
@@ -144,11 +175,18 @@ pub(super) struct Agent {
     /// The name people call the node by.
     #[arg(long)]
     pub(super) name: Option<String>,
+    /// The zone the node is in: the label `zone`.
+    #[arg(long)]
+    pub(super) zone: Option<String>,
+    /// A fact that placement may require, KEY=VALUE; may be given again.
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub(super) labels: Vec<String>,
     #[command(flatten)]
     pub(super) listen: Listen,
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "Examples:\n  hearth init shop\n  hearth init --runtime nodejs")]
 pub(super) struct Init {
     /// The folder; made if it is not there.
     #[arg(default_value = ".")]
@@ -167,6 +205,20 @@ pub(super) enum InitRuntime {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "Examples:\n  hearth fmt\n  hearth fmt shop --check")]
+pub(super) struct Fmt {
+    /// The folder of the app, or its manifest in TOML.
+    #[arg(default_value = ".")]
+    pub(super) path: PathBuf,
+    /// Change nothing; exit with 1 if something would change.
+    #[arg(long)]
+    pub(super) check: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    before_help = "Examples:\n  hearth plan\n  hearth plan shop -o json > shop.plan\n  hearth plan shop --exit-code"
+)]
 pub(super) struct Plan {
     /// The folder of the app, or its manifest.
     #[arg(default_value = ".")]
@@ -181,14 +233,17 @@ pub(super) struct Plan {
 
 #[derive(Debug, Args)]
 #[command(
-    before_help = "Examples:\n  hearth apply\n  hearth apply shop --check-index 12\n  hearth apply shop --detach"
+    before_help = "Examples:\n  hearth apply\n  hearth apply shop --plan shop.plan\n  hearth apply shop --check-index 12 --detach"
 )]
 pub(super) struct Apply {
     /// The folder of the app, or its manifest.
     #[arg(default_value = ".")]
     pub(super) path: PathBuf,
+    /// Do nothing unless it would change exactly what this plan says; `hearth plan -o json` writes one.
+    #[arg(long, value_name = "FILE")]
+    pub(super) plan: Option<PathBuf>,
     /// Do nothing unless the app has this index; 0 means it must not exist.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "plan")]
     pub(super) check_index: Option<u64>,
     /// Do not wait until everything serves.
     #[arg(long)]
@@ -214,7 +269,9 @@ pub(super) struct Invoke {
 }
 
 #[derive(Debug, Args)]
-#[command(before_help = "Examples:\n  hearth logs resize --since 10m\n  hearth logs -f resize")]
+#[command(
+    before_help = "Examples:\n  hearth logs resize --since 10m\n  hearth logs -f resize\n  hearth logs resize --request ID"
+)]
 pub(super) struct Logs {
     /// The function.
     pub(super) function: String,
@@ -234,10 +291,13 @@ pub(super) struct Logs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Kind {
+    /// Apps.
+    #[value(alias = "app")]
+    Apps,
     /// Functions.
     #[value(alias = "function", alias = "fn")]
     Functions,
-    /// Revisions of one function.
+    /// Revisions of functions.
     #[value(alias = "version")]
     Versions,
     /// Instances.
@@ -246,6 +306,9 @@ pub(super) enum Kind {
     /// Nodes.
     #[value(alias = "node")]
     Nodes,
+    /// Images.
+    #[value(alias = "image")]
+    Images,
     /// What happened lately.
     #[value(alias = "event")]
     Events,
@@ -256,7 +319,7 @@ pub(super) struct Get {
     /// What.
     #[arg(value_enum)]
     pub(super) kind: Kind,
-    /// Only this one.
+    /// Only this one: a name, an id, or the function it belongs to; FUNCTION@NUMBER for a version.
     pub(super) name: Option<String>,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
@@ -269,7 +332,7 @@ pub(super) struct Scale {
     /// The function.
     pub(super) function: String,
     /// How many instances are always kept.
-    #[arg(long)]
+    #[arg(long, required_unless_present = "max")]
     pub(super) min: Option<u32>,
     /// The most there may be.
     #[arg(long)]
@@ -277,6 +340,7 @@ pub(super) struct Scale {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "Examples:\n  hearth delete resize\n  hearth delete --app shop\n  hearth delete --all --yes")]
 pub(super) struct Delete {
     /// The functions.
     #[arg(required_unless_present_any = ["app", "all"])]
@@ -295,12 +359,16 @@ pub(super) struct Delete {
 #[derive(Debug, Subcommand)]
 pub(super) enum Image {
     /// List the images.
+    #[command(before_help = "Examples:\n  hearth image ls\n  hearth image ls -o json")]
     Ls {
         /// How to print.
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
     /// Fetch an image from a registry, or import an OCI layout of this machine.
+    #[command(
+        before_help = "Examples:\n  hearth image pull registry.example/base:1\n  hearth image pull oci:./layout --name base"
+    )]
     Pull {
         /// REGISTRY/NAME:TAG[@sha256:…], or a layout: oci:FOLDER[:TAG], or the path of a folder or a tar.
         reference: String,
@@ -309,6 +377,9 @@ pub(super) enum Image {
         name: Option<String>,
     },
     /// Make a base image of what this machine has.
+    #[command(
+        before_help = "Examples:\n  hearth image capture python3\n  hearth image capture /usr/bin/ruby --name ruby"
+    )]
     Capture {
         /// python3, nodejs, or the absolute path of an executable.
         what: String,
@@ -317,5 +388,6 @@ pub(super) enum Image {
         name: Option<String>,
     },
     /// Delete images that nothing refers to.
+    #[command(before_help = "Examples:\n  hearth image gc")]
     Gc,
 }

@@ -68,7 +68,7 @@ pub(super) async fn invoke(target: &Target, arguments: Invoke) -> Result<(), Fai
         Failure::exit(2, format!("the event is no JSON: {error}")).hint("quote it: -d '{\"a\": 1}'")
     })?;
     let client = Client::find(target)?;
-    let version = arguments.version.map(|version| format!("?version={version}")).unwrap_or_default();
+    let version = arguments.version.map(|version| format!("?revision={version}")).unwrap_or_default();
     let path = format!("/v1/functions/{}/invoke{version}", arguments.function);
     let response = client.send(Request::post(path), whole(payload.into())).await?;
     let status = response.status();
@@ -79,16 +79,28 @@ pub(super) async fn invoke(target: &Target, arguments: Invoke) -> Result<(), Fai
     }
     if kind.as_deref() == Some("function") {
         output::bytes(&[&bytes[..], b"\n"].concat())?;
-        return Err(Failure::coded(ErrorCode::FunctionFailed, "the function failed"));
+        return Err(raised(&arguments.function, &bytes));
     }
     Err(refusal(status, &bytes))
+}
+
+/// Returns the failure of a function that raised, as its own words tell it.
+fn raised(function: &str, report: &[u8]) -> Failure {
+    let report: Value = serde_json::from_slice(report).unwrap_or_default();
+    let told = match (report["errorType"].as_str(), report["errorMessage"].as_str()) {
+        (Some(kind), Some(message)) => format!("{function} raised {kind}: {message}"),
+        (Some(kind), None) => format!("{function} raised {kind}"),
+        (None, Some(message)) => format!("{function} raised an error: {message}"),
+        (None, None) => format!("{function} raised an error"),
+    };
+    Failure::coded(ErrorCode::FunctionFailed, told).hint(format!("`hearth logs {function}` shows what it wrote"))
 }
 
 pub(super) async fn rollback(target: &Target, function: &str, to: Option<u32>) -> Result<(), Failure> {
     let client = Client::find(target)?;
     let path = format!("/v1/functions/{function}/rollback");
-    let _: Value = client.put("POST", &path, &json::RollbackRequest { to }).await?;
-    output::say(&format!("{function} is rolled back"));
+    let live: json::RevisionRef = client.put("POST", &path, &json::RollbackRequest { to }).await?;
+    output::say(&format!("{}@{} is live", live.function, live.revision));
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::args::Target;
 use super::failure::Failure;
-use crate::data_dir::{RUN_ROOT_DEFAULT, running, socket_of};
+use crate::data_dir::{RUN_ROOT_DEFAULT, Running, running, socket_of};
 
 /// A body of a request.
 pub(super) type Body = BoxBody<Bytes, std::io::Error>;
@@ -37,18 +37,7 @@ impl Client {
             let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
             return Ok(Self::Local(socket_of(&folder)));
         }
-        let mut found = running(Path::new(RUN_ROOT_DEFAULT));
-        match (found.pop(), found.is_empty()) {
-            (Some(agent), true) => Ok(Self::Local(agent.socket)),
-            (Some(agent), false) => {
-                found.push(agent);
-                let list: Vec<String> = found.iter().map(|agent| agent.data_dir.display().to_string()).collect();
-                Err(Failure::exit(2, format!("several nodes run here: {}", list.join(", ")))
-                    .hint("choose one with --data-dir or HEARTH_DATA_DIR"))
-            }
-            (None, _) => Err(Failure::coded(ErrorCode::Unavailable, "no node runs on this machine")
-                .hint("start one with `hearth agent`, or name one elsewhere with HEARTH_ADDR")),
-        }
+        choose(running(Path::new(RUN_ROOT_DEFAULT))).map(Self::Local)
     }
 
     /// Uses the socket of a node in this process.
@@ -135,6 +124,21 @@ impl Client {
     }
 }
 
+/// Returns the socket of the one node that runs here.
+fn choose(found: Vec<Running>) -> Result<PathBuf, Failure> {
+    match found.as_slice() {
+        [] => Err(Failure::coded(ErrorCode::Unavailable, "no node runs on this machine")
+            .hint("start one with `hearth agent`, or name one elsewhere with HEARTH_ADDR")),
+        [agent] => Ok(agent.socket.clone()),
+        several => {
+            let line = |agent: &Running| format!("\n  {} (process {})", agent.data_dir.display(), agent.pid);
+            let list: String = several.iter().map(line).collect();
+            Err(Failure::exit(2, format!("several nodes run here:{list}"))
+                .hint("choose one with --data-dir or HEARTH_DATA_DIR"))
+        }
+    }
+}
+
 async fn exchange<I>(io: I, request: Request<Body>) -> Result<Response<Incoming>, Failure>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
@@ -148,8 +152,12 @@ where
 }
 
 fn unreachable(place: &dyn std::fmt::Display, error: &std::io::Error) -> Failure {
+    if error.kind() == std::io::ErrorKind::PermissionDenied {
+        return Failure::coded(ErrorCode::Denied, format!("{place} is not for this user"))
+            .hint("run it with sudo, join the group hearth, or set HEARTH_ADDR and HEARTH_TOKEN");
+    }
     Failure::coded(ErrorCode::Unavailable, format!("no node answers at {place}: {error}"))
-        .hint("is it running? `hearth agent` starts one; its socket is for root and the group hearth")
+        .hint("is it running? `hearth agent` starts one")
 }
 
 /// Returns what a node tells when it refuses.
@@ -191,4 +199,25 @@ pub(super) fn streamed(pieces: tokio::sync::mpsc::Receiver<std::io::Result<Bytes
         Some((piece.map(Frame::data), pieces))
     });
     BodyExt::boxed(StreamBody::new(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_node_is_taken_and_several_are_listed() {
+        let agent = |name: &str| Running { pid: 7, data_dir: name.into(), socket: socket_of(Path::new(name)) };
+        assert_eq!(choose(vec![agent("/a")]).unwrap(), Path::new("/a/hearth.sock"));
+        let told = choose(vec![agent("/a"), agent("/b")]).unwrap_err();
+        let hint = "hint: choose one with --data-dir or HEARTH_DATA_DIR";
+        assert_eq!(
+            told.to_string(),
+            format!("error: several nodes run here:\n  /a (process 7)\n  /b (process 7)\n{hint}")
+        );
+        assert_eq!(told.exit_code(), 2);
+        let told = choose(vec![]).unwrap_err();
+        assert!(told.to_string().contains("hint: start one with `hearth agent`"));
+        assert_eq!(told.exit_code(), 7);
+    }
 }

@@ -14,7 +14,7 @@ use super::args::{Dev, Target};
 use super::client::Client;
 use super::failure::Failure;
 use super::output;
-use super::run::{asked_to_stop, configure, start, trace};
+use super::run::{Settings, Signals, configure, start, trace};
 use crate::daemon::{Daemon, Leave};
 use crate::manifest::Manifest;
 
@@ -22,7 +22,7 @@ use crate::manifest::Manifest;
 const SETTLE: Duration = Duration::from_millis(60);
 
 pub(super) async fn dev(target: &Target, arguments: Dev) -> Result<(), Failure> {
-    trace("warn")?;
+    let mut signals = Signals::new()?;
     // A manifest that is wrong from the first is told before anything starts.
     load(&arguments.dir)?;
     let folder = arguments.dir.canonicalize().map_err(|error| Failure::of(&error))?;
@@ -32,29 +32,32 @@ pub(super) async fn dev(target: &Target, arguments: Dev) -> Result<(), Failure> 
     }
     let mut listen = arguments.listen;
     listen.bind.get_or_insert_with(|| "127.0.0.1".to_owned());
-    let daemon = start(configure(&target, None, None, &listen)?).await?;
+    let settings =
+        Settings { defaults: vec![("log.filter", "warn,openraft=error,hearth::event=off")], ..Settings::default() };
+    let config = configure(&target, &listen, settings)?;
+    trace(&config)?;
+    let daemon = start(config).await?;
     let client = Client::local(daemon.socket());
     let (changes_tx, mut changes) = mpsc::channel(1);
     let watcher = watch(&folder, changes_tx)?;
     let mut last = BTreeMap::new();
-    redeploy(&client, &daemon, &folder, &mut last).await;
-    output::say("watching for changes; Ctrl-C ends it");
-    let mut stopping = std::pin::pin!(asked_to_stop());
-    let outcome = loop {
-        tokio::select! {
-            () = &mut stopping => break Ok(()),
-            reason = daemon.failed() => break Err(Failure::new(format!("the node cannot go on: {reason}"))),
-            Some(()) = changes.recv() => {
-                while tokio::time::timeout(SETTLE, changes.recv()).await.is_ok_and(|change| change.is_some()) {}
-                tokio::select! {
-                    () = &mut stopping => break Ok(()),
-                    () = redeploy(&client, &daemon, &folder, &mut last) => {}
-                }
-            }
+    let serve = async {
+        redeploy(&client, &daemon, &folder, &mut last).await;
+        output::say("watching for changes; Ctrl-C ends it");
+        while changes.recv().await.is_some() {
+            while tokio::time::timeout(SETTLE, changes.recv()).await.is_ok_and(|change| change.is_some()) {}
+            redeploy(&client, &daemon, &folder, &mut last).await;
         }
     };
+    // A build in the middle is given up with its request; the node takes away what it had made.
+    let outcome = tokio::select! {
+        () = signals.asked() => Ok(()),
+        reason = daemon.failed() => Err(Failure::new(format!("the node cannot go on: {reason}"))),
+        () = serve => Ok(()),
+    };
     drop(watcher);
-    daemon.stop(Leave::Nothing).await;
+    output::say("stopping; Ctrl-C again cuts off the calls in flight");
+    daemon.stop(Leave::Nothing, signals.asked()).await;
     outcome
 }
 

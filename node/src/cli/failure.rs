@@ -28,6 +28,21 @@ impl Failure {
         Self { exit_code, ..Self::new(message) }
     }
 
+    /// Returns what several things failed with, under one headline; the first decides the exit code. None if none failed.
+    pub(super) fn of_several(headline: &str, failures: Vec<(String, Self)>) -> Option<Self> {
+        let exit_code = failures.first()?.1.exit_code;
+        let told = failures.into_iter().map(|(name, failure)| {
+            let hint = failure.hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+            format!("\n{name}: {}{hint}", failure.message)
+        });
+        Some(Self::exit(exit_code, format!("{headline}{}", told.collect::<String>())))
+    }
+
+    /// Ends a command without a word because nobody reads its output any more, as after `| head -1`.
+    pub(super) fn nobody_reads() -> Self {
+        Self::exit(0, "")
+    }
+
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

@@ -5,10 +5,14 @@ mod args;
 mod change;
 mod client;
 mod dev;
+mod doctor;
 mod failure;
+mod fmt;
 mod image;
 mod look;
 mod output;
+#[cfg(test)]
+mod reference;
 mod run;
 
 use std::process::ExitCode;
@@ -60,6 +64,7 @@ async fn execute(arguments: Arguments) -> Result<(), Failure> {
         Command::Agent(agent) => run::agent(&target, agent).await,
         Command::Init(init) => change::init(&init),
         Command::Validate { path } => apply::validate(&path),
+        Command::Fmt(arguments) => fmt::fmt(&arguments),
         Command::Schema => output::json(&crate::manifest::schema()),
         Command::Plan(plan) => apply::plan(&target, plan).await,
         Command::Apply(apply) => apply::apply(&target, apply).await,
@@ -72,16 +77,26 @@ async fn execute(arguments: Arguments) -> Result<(), Failure> {
         Command::Scale(scale) => change::scale(&target, scale).await,
         Command::Delete(delete) => change::delete(&target, delete).await,
         Command::Image(image) => image::image(&target, image).await,
-        Command::Doctor => run::doctor(),
+        Command::Doctor { output } => doctor::doctor(&target, output),
         Command::Completion { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut <Arguments as clap::CommandFactory>::command(),
-                "hearth",
-                &mut std::io::stdout(),
-            );
-            Ok(())
+            let mut script = Vec::new();
+            let mut command = <Arguments as clap::CommandFactory>::command();
+            clap_complete::generate(shell, &mut command, "hearth", &mut script);
+            output::bytes(&script)
         }
-        Command::Version => output::line(&format!("hearth {}", env!("CARGO_PKG_VERSION"))),
+        Command::Version { output } => version(output),
+    }
+}
+
+/// Prints the version of this binary; a node's own is in `hearth describe node`.
+fn version(format: args::Format) -> Result<(), Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    match format {
+        args::Format::Table => output::line(&format!("hearth {version}")),
+        args::Format::Name => output::line(version),
+        args::Format::Json | args::Format::Jsonl | args::Format::Yaml => {
+            let arch = std::env::consts::ARCH;
+            output::document(format, &serde_json::json!({"name": "hearth", "version": version, "arch": arch}))
+        }
     }
 }

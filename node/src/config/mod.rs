@@ -18,6 +18,7 @@ pub use quantity::{Period, QuantityError, Size};
 pub use span::{caret, nearest};
 
 use crate::data_dir::{DATA_DIR_DEFAULT, RUN_ROOT_DEFAULT};
+use crate::telemetry::Format;
 
 /// The largest configuration file, in bytes.
 pub const FILE_MAX_BYTES: u64 = 1024 * 1024;
@@ -49,6 +50,8 @@ pub struct Config {
     pub gateway: Gateway,
     /// What functions write.
     pub logs: Logs,
+    /// What the node itself writes.
+    pub log: Log,
 }
 
 /// Which port is what; zero lets the kernel choose.
@@ -119,6 +122,16 @@ pub struct Logs {
     pub age_max: Period,
 }
 
+/// What the node itself writes to standard error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Log {
+    /// How much: a level, or levels by part, in the words of `tracing_subscriber::EnvFilter`.
+    pub filter: String,
+    /// How its lines look.
+    pub format: Format,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -132,6 +145,7 @@ impl Default for Config {
             build: Build::default(),
             gateway: Gateway::default(),
             logs: Logs::default(),
+            log: Log::default(),
         }
     }
 }
@@ -174,6 +188,12 @@ impl Default for Gateway {
 impl Default for Logs {
     fn default() -> Self {
         Self { function_max: Size(64 << 20), age_max: Period(Duration::from_secs(7 * 86_400)) }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: "info,openraft=error".to_owned(), format: Format::Text }
     }
 }
 
@@ -289,7 +309,15 @@ impl Layers {
             Some(toml::Value::Table(_)) => toml::Value::Table(labels(text).map_err(refuse)?),
             Some(_) => text.into(),
         };
-        insert(&mut self.table, key, value);
+        match (key, value) {
+            // Each flag adds its own.
+            ("labels", toml::Value::Table(added)) => {
+                for (label, value) in added {
+                    insert(&mut self.table, &format!("labels.{label}"), value);
+                }
+            }
+            (key, value) => insert(&mut self.table, key, value),
+        }
         toml::Value::Table(self.table.clone())
             .try_into::<Config>()
             .map(drop)
@@ -434,6 +462,17 @@ mod tests {
     }
 
     #[test]
+    fn the_page_about_configuration_lists_every_key() {
+        let page = include_str!("../../../docs/reference/configuration.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | `"));
+        let told: BTreeMap<&str, &str> = rows.filter_map(|(key, rest)| Some((key, rest.split_once('`')?.0))).collect();
+        let known: BTreeMap<String, String> = keys().into_iter().map(|key| (key.clone(), variable(&key))).collect();
+        let known: BTreeMap<&str, &str> =
+            known.iter().map(|(key, variable)| (key.as_str(), variable.as_str())).collect();
+        assert_eq!(told, known);
+    }
+
+    #[test]
     fn an_unknown_key_is_shown_with_the_nearest_one() {
         check(
             "[ports]\ngatway = 80\n",
@@ -457,7 +496,7 @@ mod tests {
                 hearth-agent.toml:1:2: there is no key entirely
                   |
                 1 | [entirely]
-                  |  ^^^^^^^^ the keys are bind, build, data-dir, gateway, labels, logs, name, ports, run-dir, sandbox"#]],
+                  |  ^^^^^^^^ the keys are bind, build, data-dir, gateway, labels, log, logs, name, ports, run-dir, sandbox"#]],
         );
     }
 

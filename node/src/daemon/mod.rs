@@ -5,10 +5,13 @@
 //! ```
 
 mod capacity;
+mod history;
 mod image_failure;
 mod image_work;
 mod observer;
 mod platform;
+mod readiness;
+mod room;
 
 use std::io;
 use std::net::SocketAddr;
@@ -40,6 +43,8 @@ use crate::telemetry::{EventLog, Metrics};
 
 use self::observer::Counter;
 use self::platform::Local;
+use self::readiness::Readiness;
+use self::room::Room;
 
 /// This node's id while a cluster has one node.
 const NODE: NodeId = NodeId(1);
@@ -96,6 +101,49 @@ pub enum StartError {
     Executable(#[source] io::Error),
 }
 
+impl StartError {
+    /// Returns what to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::DataDir(error) => error.hint(),
+            Self::Api(error) => error.hint(),
+            Self::Listen { address, source } if source.kind() == io::ErrorKind::AddrInUse => Some(format!(
+                "`ss -ltnp 'sport = :{}'` shows who has the port; --gateway-port takes another",
+                address.port()
+            )),
+            Self::Listen { .. } => Some("--bind takes an address of this machine".to_owned()),
+            Self::Sandboxes(sandbox::StartError::NoCgroups) => Some("mount cgroups at /sys/fs/cgroup".to_owned()),
+            Self::Sandboxes(sandbox::StartError::NotRoot) => Some("run it with sudo".to_owned()),
+            Self::Token(error) => error.hint(),
+            Self::Raft(error) if is_full(error) => Some("make room on the disk of the data directory".to_owned()),
+            Self::Raft(_) => Some(
+                "what is damaged is never repaired by guessing: restore the data directory from a backup, or start with an \
+                 empty one"
+                    .to_owned(),
+            ),
+            Self::Images(source) if source.kind() == io::ErrorKind::StorageFull => {
+                Some("make room on the disk of the data directory".to_owned())
+            }
+            Self::Images(source) if source.kind() == io::ErrorKind::InvalidData => {
+                Some("restore the folder `images` of the data directory from a backup".to_owned())
+            }
+            Self::Index(_)
+            | Self::Logs(_)
+            | Self::Images(_)
+            | Self::Sandboxes(_)
+            | Self::Register(_)
+            | Self::Capacity(_)
+            | Self::Executable(_) => None,
+        }
+    }
+}
+
+/// Returns whether a full disk is what lies under an error.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.filter_map(|error| error.downcast_ref::<io::Error>()).any(|error| error.kind() == io::ErrorKind::StorageFull)
+}
+
 /// What becomes of instances when a daemon stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leave {
@@ -121,6 +169,7 @@ pub struct Daemon {
     leader: JoinHandle<()>,
     gateway: JoinHandle<()>,
     api: Server,
+    readiness: Readiness,
     /// Ends the gateway, then everything that decides.
     stop_gateway: CancellationToken,
     stop: CancellationToken,
@@ -164,14 +213,26 @@ impl Daemon {
             raft: raft.clone(),
             images: images.clone(),
             sandboxes: sandboxes.clone(),
-            traffic,
+            traffic: traffic.clone(),
             gateway: gateway.clone(),
             logs: logs.clone(),
+            events: events.clone(),
         };
         let agent = Agent::start(means, demands, adopted, reports_tx, stop.clone());
         let leader = leader::start(raft.clone(), clock.clone(), reports, stop.clone());
         let instances = agent.instances();
-        observer::follow(Arc::clone(&metrics), raft.clone(), sandboxes.clone(), instances.clone(), stop.clone());
+        let readiness = Readiness::new(config.sandbox.pool > 0);
+        readiness.follow(sandboxes.clone(), stop.clone());
+        observer::follow(
+            Arc::clone(&metrics),
+            raft.clone(),
+            sandboxes.clone(),
+            instances.clone(),
+            images.clone(),
+            traffic.clone(),
+            stop.clone(),
+        );
+        history::follow(events.clone(), raft.clone(), NODE, clock.clone(), stop.clone());
 
         let serving = tokio::spawn({
             let (gateway, stop, grace) = (gateway.clone(), stop_gateway.clone(), config.gateway.drain.0);
@@ -185,6 +246,10 @@ impl Daemon {
         let platform = Local {
             raft: raft.clone(),
             gateway,
+            traffic,
+            readiness: readiness.clone(),
+            room: Room::new(data_dir.root()),
+            metrics: Arc::clone(&metrics),
             instances: instances.clone(),
             images,
             tools: SandboxTools { sandboxes: sandboxes.clone(), settings: tool_settings(&config.build) },
@@ -233,6 +298,7 @@ impl Daemon {
             leader,
             gateway: serving,
             api,
+            readiness,
             stop_gateway,
             stop,
             _data_dir: data_dir,
@@ -264,11 +330,18 @@ impl Daemon {
         self.raft.failed().await
     }
 
-    /// Finishes the calls in flight, then stops everything in reverse of its start.
-    pub async fn stop(self, leave: Leave) {
+    /// Finishes the calls in flight, then stops everything in reverse of its start; once `hurry` ends, calls are cut off.
+    pub async fn stop(mut self, leave: Leave, hurry: impl Future<Output = ()>) {
         tracing::info!(drain = ?self.config.gateway.drain.0, "stopping: calls in flight finish first");
+        self.readiness.stopping();
         self.stop_gateway.cancel();
-        ended("gateway", self.gateway.await);
+        tokio::select! {
+            result = &mut self.gateway => ended("gateway", result),
+            () = hurry => {
+                tracing::warn!("in a hurry: calls in flight are cut off");
+                self.gateway.abort();
+            }
+        }
         self.api.stop(API_PATIENCE).await;
         if leave == Leave::Nothing {
             stop_all(&self.instances).await;

@@ -1,20 +1,26 @@
 //! Counts what happens, for `/metrics`.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use control_plane::model::RevisionId;
 use proto::json::InstancePhase;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Instances, Phase};
 use crate::config::Config;
-use crate::gateway::{self, CallRecord, Observer};
+use crate::gateway::{self, CallRecord, Observer, Traffic};
+use crate::image::Store;
 use crate::raft::Raft;
 use crate::sandbox::Sandboxes;
 use crate::telemetry::{BlankLabel, Metrics, StartPhase};
 
 /// How often what is not counted call by call is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How many such looks there are between two at the store of images, which has many files.
+const IMAGE_LOOKS: u64 = 30;
 
 /// Counts calls.
 #[derive(Debug)]
@@ -54,16 +60,32 @@ pub(super) fn follow(
     raft: Raft,
     sandboxes: Sandboxes,
     instances: Instances,
+    images: Store,
+    traffic: Traffic,
     stop: CancellationToken,
 ) {
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     tokio::spawn(async move {
-        loop {
+        for look in 0_u64.. {
             let figures = raft.metrics();
             metrics.raft_applied.set(number(figures.applied));
             metrics.wal_size.set(number(figures.wal_bytes));
             let blanks = i64::try_from(sandboxes.blank_count()).unwrap_or(i64::MAX);
             metrics.pool_blanks.get_or_create(&BlankLabel { kind: "blank".to_owned() }).set(blanks);
+            if look.is_multiple_of(IMAGE_LOOKS) {
+                let store = images.clone();
+                let size = tokio::task::spawn_blocking(move || store.size_bytes()).await;
+                metrics.image_size.set(number(size.map_err(io::Error::other).flatten().unwrap_or(0)));
+            }
+            let live: Vec<RevisionId> = raft.read(|state| {
+                let functions = state.functions.iter();
+                functions
+                    .filter_map(|(name, function)| Some(RevisionId { function: name.clone(), number: function.live? }))
+                    .collect()
+            });
+            for revision in live {
+                metrics.queue_length(&revision.function, traffic.load(&revision).map_or(0, |load| load.queued));
+            }
             let views = instances.list();
             for (phase, label) in [
                 (Phase::Starting, InstancePhase::Starting),

@@ -1,6 +1,7 @@
 //! The node behind its API.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::model::{Digest, NodeId, Purpose};
@@ -11,11 +12,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::image_work;
+use super::readiness::Readiness;
+use super::room::Room;
 use crate::agent::{InstanceView, Instances, Phase, SandboxTools};
 use crate::api::{Build, Identity, ImageResult, Import, Invocation, InvokeOutcome, Invoked, Platform, ProposeError};
-use crate::gateway::{CallFailure, CallOutcome, Gateway};
+use crate::gateway::{CallFailure, CallOutcome, Gateway, Traffic};
 use crate::image::Store;
 use crate::raft::{self, Raft};
+use crate::telemetry::Metrics;
 
 /// How long an invocation from the API waits at most, beside the function's own timeout.
 const INVOKE_MAX: Duration = Duration::from_secs(1000);
@@ -24,6 +28,10 @@ const INVOKE_MAX: Duration = Duration::from_secs(1000);
 pub(super) struct Local {
     pub(super) raft: Raft,
     pub(super) gateway: Gateway,
+    pub(super) traffic: Traffic,
+    pub(super) readiness: Readiness,
+    pub(super) room: Room,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) instances: Instances,
     pub(super) images: Store,
     pub(super) tools: SandboxTools,
@@ -35,7 +43,15 @@ pub(super) struct Local {
 impl Platform for Local {
     fn propose(&self, command: Command) -> BoxFuture<'_, Result<Reply, ProposeError>> {
         async move {
-            self.raft.propose(command).await.map_err(|error| match error {
+            // What nodes and the leader themselves propose still has room in the log's segments, and so has what makes room.
+            let makes_room = matches!(command, Command::DeleteApp { .. } | Command::DeleteFunction { .. });
+            if !makes_room && !self.room.is_left() {
+                return Err(ProposeError::DiskFull);
+            }
+            let began = Instant::now();
+            let proposed = self.raft.propose(command).await;
+            self.metrics.raft_commit_latency.observe(began.elapsed().as_secs_f64());
+            proposed.map_err(|error| match error {
                 raft::ProposeError::Rejected(rejection) => ProposeError::Rejected(rejection),
                 raft::ProposeError::Timeout => ProposeError::Timeout,
                 raft::ProposeError::Unavailable(reason) | raft::ProposeError::Stopped(reason) => {
@@ -63,16 +79,28 @@ impl Platform for Local {
     }
 
     fn unready(&self) -> Vec<String> {
-        if self.raft.is_leader() { Vec::new() } else { vec!["no leader is known".to_owned()] }
+        let mut reasons = self.readiness.unready();
+        if !self.raft.is_leader() {
+            reasons.push("no leader is known".to_owned());
+        }
+        reasons
     }
 
     fn instances(&self) -> BoxFuture<'_, Vec<json::Instance>> {
         let node = self.identity.node;
-        async move { self.instances.list().into_iter().map(|view| on_wire(node, view)).collect() }.boxed()
+        async move {
+            let measured = self.instances.measure().into_iter();
+            measured.map(|view| on_wire(node, self.traffic.in_flight_on(view.instance), view)).collect()
+        }
+        .boxed()
     }
 
     fn build(&self, build: Build, progress: mpsc::Sender<json::ImageEvent>) -> BoxFuture<'_, ImageResult> {
-        image_work::build(&self.images, &self.tools, &self.work, build, progress).boxed()
+        async move {
+            self.check_room()?;
+            image_work::build(&self.images, &self.tools, &self.work, build, progress).await
+        }
+        .boxed()
     }
 
     fn pull(&self, reference: String, progress: mpsc::Sender<json::ImageEvent>) -> BoxFuture<'_, ImageResult> {
@@ -88,7 +116,11 @@ impl Platform for Local {
         request: json::CaptureRequest,
         progress: mpsc::Sender<json::ImageEvent>,
     ) -> BoxFuture<'_, ImageResult> {
-        image_work::capture(&self.images, request, progress).boxed()
+        async move {
+            self.check_room()?;
+            image_work::capture(&self.images, request, progress).await
+        }
+        .boxed()
     }
 
     fn images(&self) -> BoxFuture<'_, Result<Vec<json::Image>, ErrorBody>> {
@@ -138,6 +170,17 @@ impl Platform for Local {
     }
 }
 
+impl Local {
+    /// Refuses what would fill the disk.
+    fn check_room(&self) -> Result<(), ErrorBody> {
+        if self.room.is_left() {
+            return Ok(());
+        }
+        let told = "the disk of the data directory is full";
+        Err(ErrorBody::new(ErrorCode::DiskFull, told).hint("make room there: `hearth image gc`, `hearth delete`"))
+    }
+}
+
 /// Returns a failed call as the API tells it.
 fn failed(failure: &CallFailure) -> ErrorBody {
     let code = match (failure.outcome(), failure.status().as_u16()) {
@@ -153,7 +196,7 @@ fn failed(failure: &CallFailure) -> ErrorBody {
     ErrorBody { error: failure.to_string(), hint: failure.hint(), code }
 }
 
-fn on_wire(node: NodeId, view: InstanceView) -> json::Instance {
+fn on_wire(node: NodeId, in_flight: u16, view: InstanceView) -> json::Instance {
     json::Instance {
         id: view.instance.to_string(),
         function: view.revision.function.to_string(),
@@ -171,7 +214,7 @@ fn on_wire(node: NodeId, view: InstanceView) -> json::Instance {
             Purpose::Minimum => json::Purpose::Minimum,
         },
         since_ms: view.since.as_millis(),
-        in_flight: 0,
-        memory_bytes: None,
+        in_flight: in_flight.into(),
+        memory_bytes: view.memory_bytes,
     }
 }

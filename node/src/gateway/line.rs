@@ -279,6 +279,11 @@ impl Line {
         state.is_retired && state.seats.is_empty()
     }
 
+    /// Returns how many calls an instance has.
+    pub(super) fn in_flight_on(&self, instance: InstanceId) -> u16 {
+        self.lock().dispatch.in_flight_on(instance)
+    }
+
     /// Returns how many calls wait, how many run, and how many instances there are.
     pub(super) fn load(&self) -> Load {
         let state = self.lock();

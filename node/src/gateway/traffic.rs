@@ -181,6 +181,12 @@ impl Traffic {
         }
     }
 
+    /// Returns how many calls an instance has right now.
+    pub fn in_flight_on(&self, instance: InstanceId) -> u16 {
+        let line = self.instances().get(&instance).map(Arc::clone);
+        line.map_or(0, |line| line.in_flight_on(instance))
+    }
+
     /// Returns what the traffic of a revision is doing, if it is served.
     pub fn load(&self, revision: &RevisionId) -> Option<Load> {
         self.line(revision).map(|line| line.load())

@@ -187,6 +187,11 @@ impl Store {
             .collect()
     }
 
+    /// Returns what all blobs take, in bytes; every one is looked at.
+    pub fn size_bytes(&self) -> io::Result<u64> {
+        Ok(self.0.blobs.list()?.iter().map(|(_, size)| size).sum())
+    }
+
     /// Deletes images that are neither `live` nor named, and blobs and unpacked layers that no image has.
     ///
     /// It waits a little for builds and pulls to end; while one goes on, nothing is deleted.

@@ -90,7 +90,16 @@ pub(super) fn list(folder: &Path) -> Result<Vec<u64>, DamageError> {
 /// Makes a segment with room for `bytes`, durably; it has its name only once it is whole.
 pub(super) fn create(folder: &Path, segment: u64, bytes: u64) -> io::Result<File> {
     let unfinished = folder.join("next.tmp");
-    let mut file = File::options().create(true).truncate(true).read(true).write(true).open(&unfinished)?;
+    let made = fill(folder, &unfinished, segment, bytes);
+    if made.is_err() {
+        // On a full disk the half that fitted would be in the way of everybody else.
+        let _ = fs::remove_file(&unfinished);
+    }
+    made
+}
+
+fn fill(folder: &Path, unfinished: &Path, segment: u64, bytes: u64) -> io::Result<File> {
+    let mut file = File::options().create(true).truncate(true).read(true).write(true).open(unfinished)?;
     file.write_all(&MAGIC)?;
     let zeros = vec![0; 1 << 20];
     let mut left = bytes.max(SEGMENT_BYTES) - 8;
@@ -100,7 +109,7 @@ pub(super) fn create(folder: &Path, segment: u64, bytes: u64) -> io::Result<File
         left -= u64::try_from(part).map_err(io::Error::other)?;
     }
     file.sync_all()?;
-    fs::rename(&unfinished, path(folder, segment))?;
+    fs::rename(unfinished, path(folder, segment))?;
     File::open(folder)?.sync_all()?;
     Ok(file)
 }

@@ -29,19 +29,26 @@ impl Snapshots {
     pub(super) fn put(&self, index: u64, bytes: &[u8]) -> io::Result<()> {
         let _writing = self.writing.lock().expect("no holder of this lock panics");
         let unfinished = self.folder.join("next.tmp");
-        let mut file = File::create(&unfinished)?;
-        file.write_all(&MAGIC)?;
-        file.write_all(&crc32fast::hash(bytes).to_le_bytes())?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&unfinished, self.folder.join(format!("{index:016x}.snap")))?;
-        File::open(&*self.folder)?.sync_all()?;
+        self.write(index, bytes, &unfinished).inspect_err(|_| {
+            // On a full disk the half that fitted would be in the way of everybody else.
+            let _ = fs::remove_file(&unfinished);
+        })?;
         let mut known = self.list()?;
         known.truncate(known.len().saturating_sub(KEPT));
         for index in known {
             fs::remove_file(self.folder.join(format!("{index:016x}.snap")))?;
         }
         Ok(())
+    }
+
+    fn write(&self, index: u64, bytes: &[u8], unfinished: &std::path::Path) -> io::Result<()> {
+        let mut file = File::create(unfinished)?;
+        file.write_all(&MAGIC)?;
+        file.write_all(&crc32fast::hash(bytes).to_le_bytes())?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(unfinished, self.folder.join(format!("{index:016x}.snap")))?;
+        File::open(&*self.folder)?.sync_all()
     }
 
     /// Returns the newest snapshot that is whole; an error if there are some, but none is.

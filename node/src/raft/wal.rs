@@ -8,10 +8,11 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use control_plane::raft::{Disk, Done, Record, RecordKind};
 use tokio::sync::watch;
@@ -25,6 +26,9 @@ const BATCH_RECORDS_MAX: usize = 4096;
 
 /// The bytes after which a batch takes no more records.
 const BATCH_BYTES_GOAL: usize = 4 << 20;
+
+/// How long to wait before trying again what a full disk had no room for.
+const FULL_PAUSE: Duration = Duration::from_millis(200);
 
 enum Job {
     Append(Vec<Record>, Option<Done>),
@@ -42,6 +46,8 @@ struct Shared {
     snapshots: Snapshots,
     failure: watch::Sender<Option<String>>,
     bytes: Arc<AtomicU64>,
+    /// Whoever waits for room on the disk gives up.
+    is_stopping: Arc<AtomicBool>,
 }
 
 impl Wal {
@@ -78,6 +84,7 @@ impl Wal {
         }
         let failure = watch::Sender::new(None);
         let bytes = Arc::new(AtomicU64::new(0));
+        let is_stopping = Arc::new(AtomicBool::new(false));
         let mut writer = Writer {
             folder: folder.to_path_buf(),
             file,
@@ -89,13 +96,14 @@ impl Wal {
             failure: failure.clone(),
             bytes: Arc::clone(&bytes),
             buffer: Vec::new(),
+            is_stopping: Arc::clone(&is_stopping),
         };
         records.iter().for_each(|record| writer.remember(record));
         writer.count();
         let (jobs, queue) = channel();
         let thread =
             std::thread::Builder::new().name("wal".to_owned()).spawn(move || writer.run(&queue)).map_err(at(folder))?;
-        let shared = Shared { jobs, thread: Mutex::new(Some(thread)), snapshots, failure, bytes };
+        let shared = Shared { jobs, thread: Mutex::new(Some(thread)), snapshots, failure, bytes, is_stopping };
         Ok((Self(Arc::new(shared)), records))
     }
 
@@ -111,6 +119,7 @@ impl Wal {
 
     /// Writes what is queued and ends the thread.
     pub(super) fn stop(&self) {
+        self.0.is_stopping.store(true, Ordering::Relaxed);
         // A thread that has ended already needs no word.
         let _ = self.0.jobs.send(Job::Stop);
         let thread = self.0.thread.lock().expect("no holder of this lock panics").take();
@@ -137,9 +146,9 @@ impl Disk for Wal {
     }
 
     fn put_snapshot(&self, index: u64, bytes: Vec<u8>, done: Done) {
-        let snapshots = self.0.snapshots.clone();
+        let (snapshots, is_stopping) = (self.0.snapshots.clone(), Arc::clone(&self.0.is_stopping));
         let spawned = std::thread::Builder::new().name("snapshot".to_owned()).spawn(move || {
-            done(snapshots.put(index, &bytes));
+            done(once_there_is_room("a snapshot", &is_stopping, || snapshots.put(index, &bytes)));
         });
         if let Err(error) = spawned {
             // `done` went down with the closure, which its waiter takes for an error.
@@ -149,6 +158,33 @@ impl Disk for Wal {
 
     fn snapshot(&self) -> io::Result<Option<Vec<u8>>> {
         self.0.snapshots.newest()
+    }
+}
+
+/// Does what takes room on the disk, again and again while the disk is full: nothing was written that would have to be undone,
+/// and the node goes on as soon as there is room.
+fn once_there_is_room<T>(
+    what: &'static str,
+    is_stopping: &AtomicBool,
+    mut attempt: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    let mut is_told = false;
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && !is_stopping.load(Ordering::Relaxed) => {
+                if !is_told {
+                    tracing::error!(what, "the disk is full: nothing changes until there is room");
+                    is_told = true;
+                }
+                std::thread::sleep(FULL_PAUSE);
+            }
+            result => {
+                if is_told && result.is_ok() {
+                    tracing::info!(what, "the disk has room again");
+                }
+                return result;
+            }
+        }
     }
 }
 
@@ -168,6 +204,7 @@ struct Writer {
     failure: watch::Sender<Option<String>>,
     bytes: Arc<AtomicU64>,
     buffer: Vec<u8>,
+    is_stopping: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -253,7 +290,10 @@ impl Writer {
             write(&mut bytes, self.next, &carried);
         }
         let length = u64::try_from(bytes.len()).map_err(io::Error::other)?;
-        self.file = segment::create(&self.folder, self.current + 1, needed + length + 8 + HEAD as u64)?;
+        let (folder, number, bytes_needed) = (&self.folder, self.current + 1, needed + length + 8 + HEAD as u64);
+        self.file = once_there_is_room("the next segment of the log", &self.is_stopping, || {
+            segment::create(folder, number, bytes_needed)
+        })?;
         self.current += 1;
         self.segments.insert(self.current, 0);
         self.end = 8;

@@ -106,3 +106,21 @@ fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
     let (_, records) = Wal::open(folder.path()).expect("the log is whole");
     assert_eq!(records.iter().map(|record| record.payload.len()).collect::<Vec<_>>(), [size, 10]);
 }
+
+#[test]
+fn a_full_disk_is_waited_out_and_other_errors_are_not() {
+    let is_stopping = AtomicBool::new(false);
+    let mut left = 2;
+    let done = once_there_is_room("a test", &is_stopping, || {
+        left -= 1;
+        if left > 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(left) }
+    });
+    assert_eq!(done.expect("there is room the second time"), 0);
+
+    let refused = once_there_is_room("a test", &is_stopping, || Err::<(), _>(io::ErrorKind::ReadOnlyFilesystem.into()));
+    assert_eq!(refused.expect_err("it is told").kind(), io::ErrorKind::ReadOnlyFilesystem);
+
+    is_stopping.store(true, Ordering::Relaxed);
+    let stopped = once_there_is_room("a test", &is_stopping, || Err::<(), _>(io::ErrorKind::StorageFull.into()));
+    assert_eq!(stopped.expect_err("a node that stops waits for nothing").kind(), io::ErrorKind::StorageFull);
+}

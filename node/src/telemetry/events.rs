@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use proto::json::Event;
+use proto::json::{Event, EventKind};
 
 /// How many events are remembered.
 pub const EVENTS_KEPT: usize = 1_000;
@@ -22,15 +22,21 @@ impl EventLog {
 
     /// Remembers an event, and forgets the oldest one beyond [`EVENTS_KEPT`].
     pub fn push(&self, event: Event) {
-        tracing::info!(
-            target: "hearth::event",
-            kind = ?event.kind,
-            function = event.function,
-            revision = event.revision,
-            instance = event.instance,
-            "{}",
-            event.message
-        );
+        let Event { kind, function, revision, instance, message, .. } = &event;
+        match kind {
+            EventKind::RevisionFailed | EventKind::InstanceFailed => {
+                tracing::warn!(target: "hearth::event", ?kind, function, revision, instance, "{message}");
+            }
+            EventKind::Deployed
+            | EventKind::Promoted
+            | EventKind::Scaled
+            | EventKind::InstanceReady
+            | EventKind::InstanceStopped
+            | EventKind::NodeStarted
+            | EventKind::Other => {
+                tracing::info!(target: "hearth::event", ?kind, function, revision, instance, "{message}");
+            }
+        }
         let mut events = self.lock();
         if events.len() == EVENTS_KEPT {
             events.pop_front();
@@ -51,8 +57,6 @@ impl EventLog {
 
 #[cfg(test)]
 mod tests {
-    use proto::json::EventKind;
-
     use super::*;
 
     #[test]

@@ -303,6 +303,30 @@ mod tests {
     }
 
     #[test]
+    fn the_page_about_metrics_lists_them_all_and_no_others() {
+        let page = include_str!("../../../docs/reference/metrics.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `hearth_"));
+        let told: BTreeSet<(String, String)> = rows
+            .filter_map(|row| {
+                let (name, rest) = row.split_once('`')?;
+                Some((format!("hearth_{name}"), rest.split('|').nth(1)?.trim().to_owned()))
+            })
+            .collect();
+        let metrics = Metrics::new();
+        // Families without a sample are not written.
+        let function = "resize".parse().unwrap();
+        let start = [(StartPhase::Sandbox, Duration::from_millis(2))];
+        metrics.invocation_done(&function, "answered", Duration::from_millis(9), Some(&start));
+        metrics.queue_length(&function, 1);
+        metrics.instances(InstancePhase::Ready, 2);
+        metrics.pool_blanks.get_or_create(&BlankLabel { kind: "blank".to_owned() }).set(1);
+        let text = crate::telemetry::exposition::plain(&metrics.render());
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let known: BTreeSet<(String, String)> = types.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect();
+        assert_eq!(told, known);
+    }
+
+    #[test]
     fn the_number_of_labels_is_bounded() {
         let metrics = Metrics::new();
         for number in 0..FUNCTIONS_LABELLED_MAX + 10 {

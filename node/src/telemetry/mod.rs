@@ -2,6 +2,7 @@
 //! functions wrote.
 
 mod events;
+pub mod exposition;
 pub mod logs;
 mod metrics;
 mod trace;

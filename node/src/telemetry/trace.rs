@@ -1,19 +1,17 @@
 //! The node's own log: `tracing`, written to standard error.
 //!
-//! `HEARTH_LOG` says what is written, in the words of `tracing_subscriber::EnvFilter`: `info`, `hearth::access=off,debug`.
-//! `HEARTH_LOG_FORMAT` says how: `text` or `json`.
+//! The configuration says what is written, in the words of `tracing_subscriber::EnvFilter`: `info`, `hearth::access=off,debug`;
+//! and how: as text or as JSON.
 
 use std::io;
-use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
-/// What is written unless `HEARTH_LOG` says otherwise.
-const FILTER_DEFAULT: &str = "info,openraft=warn";
-
 /// How lines of the log look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     /// For people.
     #[default]
@@ -25,42 +23,28 @@ pub enum Format {
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// `HEARTH_LOG` is no filter.
-    #[error("HEARTH_LOG is {value:?}, which is no filter")]
+    /// The filter is none.
+    #[error("the log filter {value:?} makes no sense")]
     Filter {
         /// What it says.
         value: String,
         /// What is wrong with it.
         source: tracing_subscriber::filter::ParseError,
     },
-    /// `HEARTH_LOG_FORMAT` is no format.
-    #[error("HEARTH_LOG_FORMAT is {0:?}, it is text or json")]
-    Format(String),
     /// The process has a log already.
     #[error("the log was started twice")]
     Started(#[source] TryInitError),
 }
 
-impl FromStr for Format {
-    type Err = TraceError;
-
-    fn from_str(text: &str) -> Result<Self, TraceError> {
-        match text {
-            "" | "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err(TraceError::Format(text.to_owned())),
-        }
-    }
-}
-
-/// Starts the log of this process; `filter` and `format` are the values of the two variables, none if they are not set.
+/// Starts the log of this process.
 ///
-/// Fails when either makes no sense, or when it was started before.
-pub fn start_tracing(filter: Option<&str>, format: Option<&str>) -> Result<(), TraceError> {
-    let text = filter.filter(|text| !text.is_empty()).unwrap_or(FILTER_DEFAULT);
-    let filter = EnvFilter::try_new(text).map_err(|source| TraceError::Filter { value: text.to_owned(), source })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    match format.unwrap_or_default().parse()? {
+/// Fails when the filter makes no sense, or when it was started before.
+pub fn start_tracing(filter: &str, format: Format) -> Result<(), TraceError> {
+    let filter =
+        EnvFilter::try_new(filter).map_err(|source| TraceError::Filter { value: filter.to_owned(), source })?;
+    // A log that nobody reads any more must not end the node: it would be told on the very stream that is closed.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
+    match format {
         Format::Text => builder.with_ansi(false).finish().try_init(),
         Format::Json => builder.json().flatten_event(true).finish().try_init(),
     }
@@ -72,10 +56,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_or_format_that_makes_no_sense_is_told() {
-        let told = start_tracing(Some("info,==="), None).unwrap_err().to_string();
-        assert_eq!(told, "HEARTH_LOG is \"info,===\", which is no filter");
-        let told = start_tracing(None, Some("xml")).unwrap_err().to_string();
-        assert_eq!(told, "HEARTH_LOG_FORMAT is \"xml\", it is text or json");
+    fn a_filter_that_makes_no_sense_is_told() {
+        let told = start_tracing("info,===", Format::Text).unwrap_err().to_string();
+        assert_eq!(told, "the log filter \"info,===\" makes no sense");
     }
 }

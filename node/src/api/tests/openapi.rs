@@ -249,6 +249,12 @@ fn content(body: &str, known: &BTreeMap<&str, Value>) -> Value {
     }
 }
 
+/// Describes the names of apps and functions.
+fn name_schema() -> Value {
+    let most = control_plane::model::NAME_LENGTH_MAX;
+    json!({"type": "string", "pattern": "^[a-z]([a-z0-9-]*[a-z0-9])?$", "maxLength": most})
+}
+
 fn document() -> Value {
     let schemas = schemas();
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
@@ -259,11 +265,16 @@ fn document() -> Value {
             .unwrap_or_else(|| panic!("{} {} is in no list of bodies", route.method, route.path));
         let in_path = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
         let mut described: Vec<Value> = in_path
-            .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+            .map(|name| json!({"name": name, "in": "path", "required": true, "schema": name_schema()}))
             .collect();
         for name in *parameters {
-            let kind = if *name == "request" { "string" } else { "integer" };
-            described.push(json!({"name": name, "in": "query", "schema": {"type": kind}}));
+            let schema = match *name {
+                "request" => json!({"type": "string"}),
+                "detach" | "follow" => json!({"type": "integer", "enum": [0, 1]}),
+                "limit" => json!({"type": "integer", "minimum": 0, "maximum": crate::api::LINES_MAX}),
+                _ => json!({"type": "integer", "minimum": 0}),
+            };
+            described.push(json!({"name": name, "in": "query", "schema": schema}));
         }
         if *request == "tar" {
             let about = "the standard base64 of a BuildRequest in JSON";
