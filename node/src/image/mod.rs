@@ -215,16 +215,22 @@ impl Store {
         self.write_index(&index)?;
         for (digest, size) in self.0.blobs.list()? {
             if !needed.contains(&digest) {
-                self.0.blobs.remove(&digest)?;
-                let unpacked = self.0.folder.join("layers").join(digest.hex());
-                if unpacked.exists() {
-                    fs::remove_dir_all(unpacked)?;
-                }
+                self.forget_blob(&digest)?;
                 report.blobs += 1;
                 report.freed_bytes += size;
             }
         }
         Ok(report)
+    }
+
+    /// Deletes a blob and what was unpacked from it.
+    fn forget_blob(&self, digest: &Digest) -> io::Result<()> {
+        self.0.blobs.remove(digest)?;
+        let unpacked = self.0.folder.join("layers").join(digest.hex());
+        if unpacked.exists() {
+            fs::remove_dir_all(unpacked)?;
+        }
+        Ok(())
     }
 
     /// Returns the image that a name leads to.
