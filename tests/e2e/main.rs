@@ -4,6 +4,7 @@
 mod deploy;
 mod errors;
 mod examples;
+mod image;
 mod restart;
 mod scale;
 
@@ -19,7 +20,7 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let is_root = tests::is_root();
-    let tests = [deploy::TESTS, errors::TESTS, examples::TESTS, restart::TESTS, scale::TESTS].concat();
+    let tests = [deploy::TESTS, errors::TESTS, examples::TESTS, image::TESTS, restart::TESTS, scale::TESTS].concat();
     let count = tests.len();
     let trials = tests
         .into_iter()
