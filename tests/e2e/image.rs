@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("an_image_of_a_registry_is_pulled_deployed_and_called", an_image_is_pulled_deployed_and_called),
     ("a_layout_is_imported_and_run_and_its_deleted_files_are_gone", a_layout_is_imported_and_run),
     ("code_lies_over_an_image_of_a_registry", code_lies_over_an_image),
+    ("a_captured_python_travels_through_a_registry", a_captured_python_travels),
     ("an_image_that_polls_the_runtime_api_answers", an_image_that_polls_answers),
     ("what_cannot_be_pulled_is_told_with_what_helps", what_cannot_be_pulled_is_told),
 ];
@@ -230,6 +231,40 @@ fn code_lies_over_an_image() {
     let all = images(&daemon);
     let used: Vec<_> = all.iter().filter(|image| image["used_by"] == serde_json::json!(["page@1"])).collect();
     assert_eq!((all.len(), used.len()), (2, 2), "the image and its base: {all:?}");
+}
+
+fn a_captured_python_travels() {
+    let (registry, machine) = (Registry::start(), Daemon::agent());
+    let digest = machine.succeed(&["image", "capture", "python3"]).trim().to_owned();
+    let folder = tempfile::tempdir().expect("a directory can be made");
+    // The store of a node is what a layout is made of: other tools read it as it lies there.
+    let layout = folder.path().join("layout");
+    fs::create_dir(&layout).expect("it can be made");
+    let blobs = machine.data_dir().join("images/blobs");
+    std::os::unix::fs::symlink(&blobs, layout.join("blobs")).expect("a link can be made");
+    let size = fs::metadata(blobs.join(digest.replace(':', "/"))).expect("it is in the store").len();
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [{
+        "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": size,
+        "annotations": {"org.opencontainers.image.ref.name": "1"}}]});
+    fs::write(layout.join("index.json"), index.to_string()).expect("it can be written");
+    fs::write(layout.join("oci-layout"), "{\"imageLayoutVersion\": \"1.0.0\"}").expect("it can be written");
+    let reference = format!("{}/python:3", registry.address);
+    let target = format!("docker://{reference}");
+    let source = format!("oci:{}:1", layout.display());
+    run("skopeo", &["copy", "--insecure-policy", "--dest-tls-verify=false", &source, &target]);
+
+    let other = Daemon::agent();
+    fs::create_dir_all(folder.path().join("app/py")).expect("it can be made");
+    let handler = "import sys\ndef handler(event, context):\n    return {'major': sys.version_info[0]}\n";
+    fs::write(folder.path().join("app/py/app.py"), handler).expect("it can be written");
+    let function = format!(
+        "[function.py]\nruntime = \"python3\"\nbase = \"{reference}\"\nsource = \"./py\"\nhandler = \"app.handler\"\n"
+    );
+    other.apply(&app(folder.path(), &function));
+    let answer = other.succeed(&["invoke", "py"]);
+    assert_eq!(answer.trim(), "{\"major\": 3}");
+    let names: Vec<_> = images(&other).iter().map(|image| image["names"].clone()).collect();
+    assert!(!names.contains(&serde_json::json!(["python3"])), "nothing was captured there: {names:?}");
 }
 
 fn an_image_that_polls_answers() {

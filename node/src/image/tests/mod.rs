@@ -296,6 +296,50 @@ async fn a_registry_lets_in_who_shows_what_it_asks_for() {
 }
 
 #[tokio::test]
+async fn a_registry_is_believed_only_with_a_certificate_that_is_trusted() {
+    let (stub, certificate) = Stub::with_tls().await;
+    let (image, _) = stub.put("1", &layer(b"text"), |_, _| ());
+    let folder = tempfile::tempdir().expect("a directory can be made");
+    let file = folder.path().join("ca.pem");
+    let reference: Reference = format!("https://{}/app:1", stub.address).parse().expect("it is one");
+    let attempt = async |pem: &str| {
+        fs::write(&file, pem).expect("it can be written");
+        let (_folder, store) = store(Settings { ca_file: Some(file.clone()), ..Settings::default() });
+        store.pull(&reference, Arc::new(|_| ())).await.map(|built| built.image)
+    };
+    assert_eq!(attempt(&certificate).await.expect("it is trusted"), image);
+    let (_other, stranger) = Stub::with_tls().await;
+    let error = attempt(&stranger).await.expect_err("another one vouches for it");
+    assert!(crate::error_chain::text(&error).contains("certificate"), "{error:?}");
+    let error = attempt("").await.expect_err("nobody vouches for it");
+    assert!(crate::error_chain::text(&error).contains("build.ca-file"), "{error:?}");
+    // One that wants TLS is not spoken to without it.
+    let (_folder, plain) = store(Settings::default());
+    let error = stub.pull(&plain, ":1").await.expect_err("it speaks TLS");
+    assert!(matches!(error, PullError::Unreachable { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_lets_us_in_is_shown_to_the_registry_alone() {
+    let (registry, elsewhere) = (Stub::new().await, Stub::new().await);
+    let (image, digest) = registry.put("1", &layer(b"text"), |_, _| ());
+    let folder = tempfile::tempdir().expect("a directory can be made");
+    let file = folder.path().join("config.json");
+    let known = serde_json::json!({"auths": {registry.address.to_string(): {"auth": "dTpw"}}});
+    fs::write(&file, known.to_string()).expect("it can be written");
+    registry.shelf().access = Some("Basic dTpw".to_owned());
+    registry.shelf().challenge = "Basic realm=\"r\"".to_owned();
+    let blob = registry.shelf().blobs.remove(&digest.to_string()).expect("it is there");
+    elsewhere.shelf().blobs.insert(digest.to_string(), blob);
+    registry.shelf().elsewhere = Some(elsewhere.address);
+    let (_folder, store) = store(Settings { auth_file: Some(file), ..Settings::default() });
+    assert_eq!(registry.pull(&store, ":1").await.expect("it is sent there").image, image);
+    let asked = elsewhere.shelf().asked.clone();
+    assert_eq!(asked.len(), 1);
+    assert!(!asked[0].to_ascii_lowercase().contains("authorization"), "{asked:?}");
+}
+
+#[tokio::test]
 async fn a_layout_is_imported_with_the_same_checks() {
     let (folder, store) = store(Settings::default());
     let layout = tempfile::tempdir().expect("a directory can be made");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use control_plane::model::Digest;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::super::pull::PullError;
@@ -36,6 +36,8 @@ pub(super) struct Shelf {
     /// The header that lets clients in, if they need one.
     pub(super) access: Option<String>,
     pub(super) challenge: String,
+    /// Where blobs are that are not here.
+    pub(super) elsewhere: Option<std::net::SocketAddr>,
     /// Heads of all requests.
     pub(super) asked: Vec<String>,
 }
@@ -62,28 +64,55 @@ fn answer(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
 }
 
 impl Stub {
+    /// Starts a registry that speaks plain HTTP.
     pub(super) async fn new() -> Self {
+        Self::start(None).await
+    }
+
+    /// Starts a registry that speaks TLS, and returns the certificate that vouches for it.
+    pub(super) async fn with_tls() -> (Self, String) {
+        let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate can be made");
+        let key = rustls::pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).expect("it is a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider has them")
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .expect("they belong together");
+        (Self::start(Some(tokio_rustls::TlsAcceptor::from(Arc::new(config)))).await, own.cert.pem())
+    }
+
+    async fn start(tls: Option<tokio_rustls::TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = listener.local_addr().expect("it is bound");
         let shelf = Arc::new(Mutex::new(Shelf::default()));
         let serving = tokio::spawn({
             let shelf = Arc::clone(&shelf);
             async move {
-                while let Ok((mut stream, _)) = listener.accept().await {
-                    let shelf = Arc::clone(&shelf);
+                while let Ok((stream, _)) = listener.accept().await {
+                    let (shelf, tls) = (Arc::clone(&shelf), tls.clone());
                     tokio::spawn(async move {
-                        let mut head = Vec::new();
-                        while !head.ends_with(b"\r\n\r\n") {
-                            head.push(stream.read_u8().await?);
+                        match tls {
+                            Some(tls) => Self::serve(tls.accept(stream).await?, &shelf).await,
+                            None => Self::serve(stream, &shelf).await,
                         }
-                        let bytes = Self::decide(&shelf, &String::from_utf8_lossy(&head));
-                        stream.write_all(&bytes).await?;
-                        stream.shutdown().await
                     });
                 }
             }
         });
         Self { shelf, address, serving }
+    }
+
+    /// Answers one request.
+    async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shelf: &Mutex<Shelf>) -> std::io::Result<()> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
+        let bytes = Self::decide(shelf, &String::from_utf8_lossy(&head));
+        stream.write_all(&bytes).await?;
+        stream.shutdown().await
     }
 
     fn decide(shelf: &Mutex<Shelf>, head: &str) -> Vec<u8> {
@@ -114,7 +143,12 @@ impl Stub {
                 None => answer("404 Not Found", "", br#"{"errors": [{"message": "manifest unknown"}]}"#),
             };
         }
-        let Some(blob) = shelf.blobs.get(last).cloned() else { return answer("404 Not Found", "", b"") };
+        let Some(blob) = shelf.blobs.get(last).cloned() else {
+            return match shelf.elsewhere {
+                Some(other) => answer("307 Temporary Redirect", &format!("location: http://{other}{path}\r\n"), b""),
+                None => answer("404 Not Found", "", b""),
+            };
+        };
         let from = header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
         match shelf.moods.pop_front().unwrap_or(Mood::Kind) {
             Mood::Kind => match from {
