@@ -177,8 +177,8 @@ impl Store {
             .filter_map(|text| {
                 let digest: Digest = text.parse().ok()?;
                 let names = index.names.iter().filter(|(_, image)| *image == text).map(|(name, _)| name.clone());
-                let (manifest, _) = self.image(&digest).ok()?;
-                let layers = manifest.layers.into_iter().map(|layer| layer.digest).collect();
+                let layers = self.image(&digest).map(|(manifest, _)| manifest.layers).unwrap_or_default();
+                let layers = layers.into_iter().map(|layer| layer.digest).collect();
                 let size_bytes = self.size(&digest).unwrap_or(0);
                 Some(ImageSummary { digest, names: names.collect(), size_bytes, layers })
             })

@@ -339,6 +339,26 @@ async fn what_lets_us_in_is_shown_to_the_registry_alone() {
     assert!(!asked[0].to_ascii_lowercase().contains("authorization"), "{asked:?}");
 }
 
+proptest::proptest! {
+    #[test]
+    fn any_bytes_are_an_image_or_an_error(bytes: Vec<u8>, text: String, tail in ".*") {
+        let _ = oci::Document::parse(&bytes, Some(&text));
+        let _ = oci::Document::parse(format!("{{\"schemaVersion\": 2, \"manifests\": [{tail}").as_bytes(), None);
+        if let Ok(reference) = text.parse::<Reference>() {
+            let again: Reference = reference.to_string().parse().expect("what is written can be read");
+            proptest::prop_assert_eq!(again.to_string(), reference.to_string());
+        }
+        let folder = tempfile::tempdir().expect("a directory can be made");
+        let root = folder.path().join("root");
+        fs::create_dir(&root).expect("it can be made");
+        for magic in [&[][..], &[0x1f, 0x8b], &[0x28, 0xb5, 0x2f, 0xfd]] {
+            let path = folder.path().join("archive");
+            fs::write(&path, [magic, &bytes].concat()).expect("it can be written");
+            let _ = unpack(&fs::File::open(&path).expect("it is there"), &root, &UnpackLimits::default());
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_layout_is_imported_with_the_same_checks() {
     let (folder, store) = store(Settings::default());
