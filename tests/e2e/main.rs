@@ -4,6 +4,7 @@
 mod deploy;
 mod errors;
 mod examples;
+mod image;
 mod network;
 mod operator;
 mod restart;
@@ -27,6 +28,7 @@ fn main() {
         deploy::TESTS,
         errors::TESTS,
         examples::TESTS,
+        image::TESTS,
         network::TESTS,
         operator::TESTS,
         restart::TESTS,

@@ -153,7 +153,8 @@ async fn build(client: &Client, app: &str, function: &Function) -> Result<String
     }
     let mut request = function.build_request();
     // A base that lies on this machine goes to the node first, which then knows it by its digest.
-    if let Some(layout) = request.base.as_deref().map(image::layout).transpose()?.flatten() {
+    let is_path = |base: &&str| base.starts_with("oci:") || base.starts_with('/');
+    if let Some(layout) = request.base.as_deref().filter(is_path).map(image::layout).transpose()?.flatten() {
         output::say(&format!("{}: uploading its base", function.name));
         request.base = Some(image::import(client, &layout, None).await?);
     }

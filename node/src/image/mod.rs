@@ -179,8 +179,8 @@ impl Store {
             .filter_map(|text| {
                 let digest: Digest = text.parse().ok()?;
                 let names = index.names.iter().filter(|(_, image)| *image == text).map(|(name, _)| name.clone());
-                let (manifest, _) = self.image(&digest).ok()?;
-                let layers = manifest.layers.into_iter().map(|layer| layer.digest).collect();
+                let layers = self.image(&digest).map(|(manifest, _)| manifest.layers).unwrap_or_default();
+                let layers = layers.into_iter().map(|layer| layer.digest).collect();
                 let size_bytes = self.size(&digest).unwrap_or(0);
                 Some(ImageSummary { digest, names: names.collect(), size_bytes, layers })
             })
@@ -222,16 +222,22 @@ impl Store {
         self.write_index(&index)?;
         for (digest, size) in self.0.blobs.list()? {
             if !needed.contains(&digest) {
-                self.0.blobs.remove(&digest)?;
-                let unpacked = self.0.folder.join("layers").join(digest.hex());
-                if unpacked.exists() {
-                    fs::remove_dir_all(unpacked)?;
-                }
+                self.forget_blob(&digest)?;
                 report.blobs += 1;
                 report.freed_bytes += size;
             }
         }
         Ok(report)
+    }
+
+    /// Deletes a blob and what was unpacked from it.
+    fn forget_blob(&self, digest: &Digest) -> io::Result<()> {
+        self.0.blobs.remove(digest)?;
+        let unpacked = self.0.folder.join("layers").join(digest.hex());
+        if unpacked.exists() {
+            fs::remove_dir_all(unpacked)?;
+        }
+        Ok(())
     }
 
     /// Returns the image that a name leads to.

@@ -251,13 +251,16 @@ impl Store {
         let image = blob::of(&found.bytes);
         let is_known = self.has(&image);
         if !is_known {
-            self.fetch(origin, &manifest, progress).await?;
+            let mut fetched = self.fetch(origin, &manifest, progress).await?;
             let store = self.clone();
             let bytes = found.bytes;
             tokio::task::spawn_blocking(move || store.blobs().put(&bytes)).await.map_err(io::Error::other)??;
             // A layer that no sandbox may get is found here, and not by the first call.
             if let Err(error) = self.rootfs(&image).await {
-                self.blobs().remove(&image)?;
+                fetched.push(image);
+                for digest in &fetched {
+                    self.forget_blob(digest)?;
+                }
                 return Err(error.into());
             }
             self.list_image(image)?;
@@ -272,8 +275,13 @@ impl Store {
         Ok(Built { image, reused, size_bytes: self.size(&image)? })
     }
 
-    /// Fetches the config and the layers that are not there.
-    async fn fetch(&self, origin: &Origin, manifest: &Manifest, progress: PullProgress) -> Result<(), PullError> {
+    /// Fetches the config and the layers that are not there, and returns which those were.
+    async fn fetch(
+        &self,
+        origin: &Origin,
+        manifest: &Manifest,
+        progress: PullProgress,
+    ) -> Result<Vec<Digest>, PullError> {
         if manifest.config.size > DOCUMENT_MAX {
             return Err(PullError::Limit { what: "bytes in its config", limit: DOCUMENT_MAX });
         }
@@ -289,6 +297,7 @@ impl Store {
                 wanted.insert(digest, part);
             }
         }
+        let missing = wanted.keys().copied().collect();
         let meter = Meter::new(wanted.values().map(|part| part.size).sum(), wanted.len(), progress);
         // What it is for is known before its layers come.
         let config = digest_of(&manifest.config)?;
@@ -302,7 +311,7 @@ impl Store {
             wanted.into_iter().map(|(digest, part)| self.fetch_blob(origin, digest, part, &meter).boxed()).collect();
         futures_util::stream::iter(fetches).buffer_unordered(BLOBS_AT_ONCE).try_collect::<()>().await?;
         meter.end();
-        Ok(())
+        Ok(missing)
     }
 
     async fn fetch_blob(

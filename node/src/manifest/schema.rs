@@ -77,8 +77,8 @@ fn function() -> Value {
                 "description": "What the sandbox may reach: only its own loopback, or the world outside."
             },
             "user": {
-                "type": "integer", "minimum": 0, "maximum": 65534, "default": 1000,
-                "description": "The user id inside the sandbox."
+                "type": "integer", "minimum": 0, "maximum": 65534,
+                "description": "The user id inside the sandbox; 1000 unless an image names its own."
             },
             "scale": { "$ref": "#/$defs/scale" },
             "trigger": {

@@ -133,6 +133,14 @@ impl TokenAnswer {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn any_header_asks_for_something_or_nothing(header: String, rest in "[a-z=\", ]*") {
+            let _ = challenge(&header);
+            let _ = challenge(&format!("Bearer {rest}"));
+        }
+    }
+
     #[test]
     fn what_a_registry_asks_for_is_understood() {
         let asked = challenge(r#"Bearer realm="https://auth.example/token",service="r, s",scope="repository:a:pull""#);

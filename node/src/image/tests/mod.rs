@@ -1,204 +1,13 @@
-//! Pulls from a registry that does what a test tells it to, over real sockets.
+//! Pulls, imports and sweeps, against a registry that does what a test tells it to.
 
-use std::collections::VecDeque;
+mod stub;
+
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-
+use self::stub::{Mood, Stub};
 use super::pull::PullError;
 use super::*;
-
-/// What a registry does with one request for a blob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mood {
-    /// Answers in full, or the part that is asked for.
-    Kind,
-    /// Ends the connection in the middle of the blob.
-    BreaksOff,
-    /// Knows no parts.
-    WithoutRanges,
-    /// Sends something else of the same length.
-    Lies,
-    /// Sends more than there is.
-    SaysMore,
-    /// Has too much to do.
-    Busy,
-}
-
-/// An image and what is asked about it.
-#[derive(Debug, Default)]
-struct Shelf {
-    documents: BTreeMap<String, (String, Vec<u8>)>,
-    blobs: BTreeMap<String, Vec<u8>>,
-    moods: VecDeque<Mood>,
-    /// The header that lets clients in, if they need one.
-    access: Option<String>,
-    challenge: String,
-    /// Heads of all requests.
-    asked: Vec<String>,
-}
-
-/// A registry on loopback.
-struct Stub {
-    shelf: Arc<Mutex<Shelf>>,
-    address: std::net::SocketAddr,
-    serving: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Stub {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
-
-fn answer(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
-    let mut bytes =
-        format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n", body.len())
-            .into_bytes();
-    bytes.extend_from_slice(body);
-    bytes
-}
-
-impl Stub {
-    async fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-        let address = listener.local_addr().expect("it is bound");
-        let shelf = Arc::new(Mutex::new(Shelf::default()));
-        let serving = tokio::spawn({
-            let shelf = Arc::clone(&shelf);
-            async move {
-                while let Ok((mut stream, _)) = listener.accept().await {
-                    let shelf = Arc::clone(&shelf);
-                    tokio::spawn(async move {
-                        let mut head = Vec::new();
-                        while !head.ends_with(b"\r\n\r\n") {
-                            head.push(stream.read_u8().await?);
-                        }
-                        let bytes = Self::decide(&shelf, &String::from_utf8_lossy(&head));
-                        stream.write_all(&bytes).await?;
-                        stream.shutdown().await
-                    });
-                }
-            }
-        });
-        Self { shelf, address, serving }
-    }
-
-    fn decide(shelf: &Mutex<Shelf>, head: &str) -> Vec<u8> {
-        let mut shelf = shelf.lock().expect("no test holds it");
-        shelf.asked.push(head.to_owned());
-        let path = head.split(' ').nth(1).unwrap_or_default();
-        let header = |name: &str| {
-            head.lines()
-                .find_map(|line| line.split_once(": ").filter(|(key, _)| key.eq_ignore_ascii_case(name)))
-                .map(|(_, v)| v)
-        };
-        if path.starts_with("/token") {
-            return match header("authorization") {
-                Some("Basic dTpw") => answer("200 OK", "", br#"{"access_token": "t0"}"#),
-                _ => answer("401 Unauthorized", "", br#"{"errors": [{"message": "who are you"}]}"#),
-            };
-        }
-        if let Some(access) = &shelf.access
-            && header("authorization") != Some(access)
-        {
-            let challenge = format!("www-authenticate: {}\r\n", shelf.challenge);
-            return answer("401 Unauthorized", &challenge, b"");
-        }
-        let last = path.rsplit('/').next().unwrap_or_default();
-        if path.contains("/manifests/") {
-            return match shelf.documents.get(last) {
-                Some((kind, bytes)) => answer("200 OK", &format!("content-type: {kind}\r\n"), bytes),
-                None => answer("404 Not Found", "", br#"{"errors": [{"message": "manifest unknown"}]}"#),
-            };
-        }
-        let Some(blob) = shelf.blobs.get(last).cloned() else { return answer("404 Not Found", "", b"") };
-        let from = header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-        match shelf.moods.pop_front().unwrap_or(Mood::Kind) {
-            Mood::Kind => match from {
-                None => answer("200 OK", "", &blob),
-                Some(from) => {
-                    let range = format!("content-range: bytes {from}-{}/{}\r\n", blob.len() - 1, blob.len());
-                    answer("206 Partial Content", &range, &blob[from..])
-                }
-            },
-            Mood::BreaksOff => {
-                let begin = from.unwrap_or(0);
-                let (status, range) = match from {
-                    None => ("200 OK", String::new()),
-                    Some(_) => (
-                        "206 Partial Content",
-                        format!("content-range: bytes {begin}-{}/{}\r\n", blob.len() - 1, blob.len()),
-                    ),
-                };
-                let mut whole = answer(status, &range, &blob[begin..]);
-                whole.truncate(whole.len() - (blob.len() - begin).div_ceil(2));
-                whole
-            }
-            Mood::WithoutRanges => answer("200 OK", "", &blob),
-            Mood::Lies => answer("200 OK", "", &vec![b'x'; blob.len()]),
-            Mood::SaysMore => answer("200 OK", "", &[&blob[..], b"more"].concat()),
-            Mood::Busy => answer("503 Service Unavailable", "", b"later"),
-        }
-    }
-
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().expect("no test holds it")
-    }
-
-    /// Puts an image of one layer on the shelf, and returns its digest and that of its layer.
-    fn put(
-        &self,
-        tag: &str,
-        layer: &[u8],
-        change: impl FnOnce(&mut oci::Manifest, &mut oci::Config),
-    ) -> (Digest, Digest) {
-        let digest = blob::of(layer);
-        let mut config = oci::Config {
-            architecture: oci::architecture().to_owned(),
-            os: "linux".to_owned(),
-            config: oci::Execution { entrypoint: Some(vec!["/run".to_owned()]), ..oci::Execution::default() },
-            rootfs: oci::RootFs { kind: "layers".to_owned(), diff_ids: vec![digest.to_string()] },
-        };
-        let mut manifest = oci::Manifest {
-            schema_version: 2,
-            media_type: Some(oci::MANIFEST.to_owned()),
-            config: oci::Descriptor::new(oci::CONFIG, &digest, 0),
-            layers: vec![oci::Descriptor::new(oci::LAYER, &digest, layer.len() as u64)],
-        };
-        change(&mut manifest, &mut config);
-        let config = serde_json::to_vec(&config).expect("it is plain data");
-        let config_digest = blob::of(&config);
-        manifest.config = oci::Descriptor::new(&manifest.config.media_type, &config_digest, config.len() as u64);
-        let manifest = serde_json::to_vec(&manifest).expect("it is plain data");
-        let image = blob::of(&manifest);
-        let mut shelf = self.shelf();
-        shelf.blobs.insert(digest.to_string(), layer.to_vec());
-        shelf.blobs.insert(config_digest.to_string(), config);
-        for version in [tag.to_owned(), image.to_string()] {
-            shelf.documents.insert(version, (oci::MANIFEST.to_owned(), manifest.clone()));
-        }
-        (image, digest)
-    }
-
-    fn reference(&self, version: &str) -> Reference {
-        format!("{}/app{version}", self.address).parse().expect("it is one")
-    }
-
-    async fn pull(&self, store: &Store, version: &str) -> Result<Built, PullError> {
-        store.pull(&self.reference(version), Arc::new(|_| ())).await
-    }
-
-    /// Returns how often blobs were asked for, and how often for a part of one.
-    fn blobs_asked(&self) -> (usize, usize) {
-        let shelf = self.shelf();
-        let blobs = shelf.asked.iter().filter(|head| head.contains("/blobs/"));
-        let parts = blobs.clone().filter(|head| head.to_ascii_lowercase().contains("\r\nrange: "));
-        (blobs.count(), parts.count())
-    }
-}
 
 fn layer(content: &[u8]) -> Vec<u8> {
     let mut layer = layer::Layer::default();
@@ -317,6 +126,55 @@ async fn a_pull_that_breaks_off_leaves_no_half_and_the_next_goes_on() {
     }
     settled(folder.path()).await;
     assert!(blob.is_some() && store.list().len() == 1);
+
+    // What a daemon left that was killed is gone when the next one opens the store.
+    drop(store);
+    fs::write(folder.path().join("blobs/unfinished/0"), b"half").expect("it can be written");
+    fs::create_dir(folder.path().join("work/layer-0")).expect("it can be made");
+    let store = Store::open(folder.path(), Settings::default()).expect("it is a store");
+    assert_eq!((half_done(folder.path()), store.list().len()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_sweep_keeps_what_a_build_laid_over_a_base_needs() {
+    /// No tool is needed here.
+    struct NoTools;
+    impl Tools for NoTools {
+        fn run(&self, _: RunRequest) -> futures_util::future::BoxFuture<'_, Result<RunOutput, String>> {
+            Box::pin(async { Err("no tool runs here".to_owned()) })
+        }
+    }
+    let (stub, (_folder, store)) = (Stub::new().await, store(Settings::default()));
+    let (base, shared) = stub.put("1", &layer(b"base"), |_, _| ());
+    stub.pull(&store, ":1").await.expect("it is there");
+    let source = tempfile::tempdir().expect("a directory can be made");
+    fs::write(source.path().join("page"), b"code").expect("it can be written");
+    let request = |runtime, base: Digest| BuildRequest {
+        runtime,
+        source: source.path().to_path_buf(),
+        command: vec!["/run".to_owned()],
+        dependencies: None,
+        base: Some(base.to_string()),
+    };
+    let built = store.build(request(control_plane::model::Runtime::Http, base), &NoTools, &|_| ()).await;
+    let built = built.expect("the base is there").image;
+    let again = store.build(request(control_plane::model::Runtime::Image, base), &NoTools, &|_| ()).await;
+    assert_eq!(again.expect("the same layers").image, built);
+    // Another image takes the name, so that nothing but the layer over it needs the base.
+    stub.put("1", &layer(b"other"), |_, _| ());
+    stub.pull(&store, ":1").await.expect("it is there");
+    let report = store.sweep(BTreeSet::from([built])).await.expect("nothing is under way");
+    assert_eq!((report.images, store.has(&base), store.blobs().has(&shared)), (1, false, true));
+    assert_eq!(store.rootfs(&built).await.expect("all of it is there").layers.len(), 2);
+
+    // While something is made, nothing is swept.
+    let work = store.begin_work().await;
+    let sweeping = store.sweep(BTreeSet::new());
+    tokio::pin!(sweeping);
+    assert!(futures_util::FutureExt::now_or_never(&mut sweeping).is_none() && store.has(&built));
+    drop(work);
+    sweeping.await.expect("nothing is under way any more");
+    assert!(!store.has(&built));
 }
 
 #[tokio::test]
@@ -353,7 +211,7 @@ async fn a_layer_that_holds_other_files_than_the_config_says_is_refused() {
     let is_told = matches!(&error, PullError::Layer(RootfsError::Layer { source: UnpackError::Digest { .. }, .. }));
     assert!(is_told, "{error:?}");
     settled(folder.path()).await;
-    assert!(store.list().is_empty());
+    assert!(store.list().is_empty() && store.blobs().list().expect("it can be read").is_empty(), "nothing was kept");
     let (image, _) =
         stub.put("2", &gzip, |_, config| config.rootfs.diff_ids = vec![blob::of(&layer(b"text")).to_string()]);
     assert_eq!(stub.pull(&store, ":2").await.expect("it is as it says").image, image);
@@ -435,6 +293,70 @@ async fn a_registry_lets_in_who_shows_what_it_asks_for() {
     let shelf = stub.shelf();
     let asked = shelf.asked.iter().find(|head| head.contains("/token?")).expect("a token was asked for");
     assert!(asked.contains("service=r") && asked.contains("scope=repository%3Aapp%3Apull"), "{asked}");
+}
+
+#[tokio::test]
+async fn a_registry_is_believed_only_with_a_certificate_that_is_trusted() {
+    let (stub, certificate) = Stub::with_tls().await;
+    let (image, _) = stub.put("1", &layer(b"text"), |_, _| ());
+    let folder = tempfile::tempdir().expect("a directory can be made");
+    let file = folder.path().join("ca.pem");
+    let reference: Reference = format!("https://{}/app:1", stub.address).parse().expect("it is one");
+    let attempt = async |pem: &str| {
+        fs::write(&file, pem).expect("it can be written");
+        let (_folder, store) = store(Settings { ca_file: Some(file.clone()), ..Settings::default() });
+        store.pull(&reference, Arc::new(|_| ())).await.map(|built| built.image)
+    };
+    assert_eq!(attempt(&certificate).await.expect("it is trusted"), image);
+    let (_other, stranger) = Stub::with_tls().await;
+    let error = attempt(&stranger).await.expect_err("another one vouches for it");
+    assert!(crate::error_chain::text(&error).contains("certificate"), "{error:?}");
+    let error = attempt("").await.expect_err("nobody vouches for it");
+    assert!(crate::error_chain::text(&error).contains("build.ca-file"), "{error:?}");
+    // One that wants TLS is not spoken to without it.
+    let (_folder, plain) = store(Settings::default());
+    let error = stub.pull(&plain, ":1").await.expect_err("it speaks TLS");
+    assert!(matches!(error, PullError::Unreachable { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_lets_us_in_is_shown_to_the_registry_alone() {
+    let (registry, elsewhere) = (Stub::new().await, Stub::new().await);
+    let (image, digest) = registry.put("1", &layer(b"text"), |_, _| ());
+    let folder = tempfile::tempdir().expect("a directory can be made");
+    let file = folder.path().join("config.json");
+    let known = serde_json::json!({"auths": {registry.address.to_string(): {"auth": "dTpw"}}});
+    fs::write(&file, known.to_string()).expect("it can be written");
+    registry.shelf().access = Some("Basic dTpw".to_owned());
+    registry.shelf().challenge = "Basic realm=\"r\"".to_owned();
+    let blob = registry.shelf().blobs.remove(&digest.to_string()).expect("it is there");
+    elsewhere.shelf().blobs.insert(digest.to_string(), blob);
+    registry.shelf().elsewhere = Some(elsewhere.address);
+    let (_folder, store) = store(Settings { auth_file: Some(file), ..Settings::default() });
+    assert_eq!(registry.pull(&store, ":1").await.expect("it is sent there").image, image);
+    let asked = elsewhere.shelf().asked.clone();
+    assert_eq!(asked.len(), 1);
+    assert!(!asked[0].to_ascii_lowercase().contains("authorization"), "{asked:?}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_are_an_image_or_an_error(bytes: Vec<u8>, text: String, tail in ".*") {
+        let _ = oci::Document::parse(&bytes, Some(&text));
+        let _ = oci::Document::parse(format!("{{\"schemaVersion\": 2, \"manifests\": [{tail}").as_bytes(), None);
+        if let Ok(reference) = text.parse::<Reference>() {
+            let again: Reference = reference.to_string().parse().expect("what is written can be read");
+            proptest::prop_assert_eq!(again.to_string(), reference.to_string());
+        }
+        let folder = tempfile::tempdir().expect("a directory can be made");
+        let root = folder.path().join("root");
+        fs::create_dir(&root).expect("it can be made");
+        for magic in [&[][..], &[0x1f, 0x8b], &[0x28, 0xb5, 0x2f, 0xfd]] {
+            let path = folder.path().join("archive");
+            fs::write(&path, [magic, &bytes].concat()).expect("it can be written");
+            let _ = unpack(&fs::File::open(&path).expect("it is there"), &root, &UnpackLimits::default());
+        }
+    }
 }
 
 #[tokio::test]
