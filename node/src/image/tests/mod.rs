@@ -143,6 +143,10 @@ async fn a_sweep_keeps_what_a_build_laid_over_a_base_needs() {
         fn run(&self, _: RunRequest) -> futures_util::future::BoxFuture<'_, Result<RunOutput, String>> {
             Box::pin(async { Err("no tool runs here".to_owned()) })
         }
+
+        fn settings(&self) -> &ToolSettings {
+            unreachable!("nothing here has dependencies")
+        }
     }
     let (stub, (_folder, store)) = (Stub::new().await, store(Settings::default()));
     let (base, shared) = stub.put("1", &layer(b"base"), |_, _| ());
