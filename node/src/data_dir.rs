@@ -149,8 +149,8 @@ pub struct Running {
 pub struct DataDir {
     root: PathBuf,
     run: PathBuf,
-    // Held for its lock, which ends with the descriptor.
-    _lock: File,
+    /// Held for its lock.
+    lock: File,
 }
 
 impl DataDir {
@@ -172,7 +172,7 @@ impl DataDir {
         make_dir(run_root, 0o755)?;
         let run = run_root.join(run_name(&root));
         make_dir(&run, 0o755)?;
-        let this = Self { root, run, _lock: lock };
+        let this = Self { root, run, lock };
         this.announce()?;
         Ok(this)
     }
@@ -242,6 +242,11 @@ impl Drop for DataDir {
         if !RUN_FOLDERS.into_iter().any(holds_something) {
             let _ = fs::remove_dir_all(&self.run);
         }
+        // A process that is just being started holds a copy of every descriptor until it executes, and with it the lock: closing
+        // ours would not end it.
+        let mut unlock = whole_file_lock();
+        unlock.l_type = libc::F_UNLCK.try_into().expect("the kernel's constant fits the kernel's field");
+        let _ = fcntl(&self.lock, FcntlArg::F_OFD_SETLK(&unlock));
     }
 }
 
