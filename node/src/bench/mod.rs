@@ -20,6 +20,7 @@ mod memory;
 mod nginx;
 mod peer;
 mod process_memory;
+mod process_time;
 mod program;
 mod report;
 mod sample;

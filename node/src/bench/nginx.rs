@@ -66,6 +66,16 @@ impl Nginx {
     }
 }
 
+impl Nginx {
+    /// Returns the processes of the proxy.
+    pub(super) fn pids(&self) -> Vec<u32> {
+        let master = self.proxy.id();
+        let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
+        let workers = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        workers.chain([master]).collect()
+    }
+}
+
 impl Drop for Nginx {
     fn drop(&mut self) {
         end(&mut self.proxy);

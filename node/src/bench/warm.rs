@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::http::{Connection, get};
 use super::load::Load;
 use super::nginx::Nginx;
+use super::process_time::cpu_time;
 use super::program::{Address, install, server};
 use super::report::{Report, Role, Row, Section, Side};
 use super::sample::Samples;
@@ -178,12 +179,18 @@ impl Pair {
         for round in 0..=rounds {
             bench.go_on()?;
             bench.say(&format!("{CONNECTIONS} connections: {round} of {rounds} rounds"));
-            for (load, side) in [Some(&mut ours), theirs.as_mut()].into_iter().zip(&mut sides) {
+            let own_pids = vec![self.subject.pid()];
+            let pids = [own_pids, nginx.map(Nginx::pids).unwrap_or_default()];
+            for ((load, side), pids) in [Some(&mut ours), theirs.as_mut()].into_iter().zip(&mut sides).zip(&pids) {
                 let Some(load) = load else { continue };
+                let before = cpu_time(pids);
                 let outcome = load.run(LOAD_TIME)?;
+                let spent = cpu_time(pids).saturating_sub(before);
                 // The first round warms up.
                 if round > 0 {
                     side.rates.push(outcome.per_second);
+                    let count = u32::try_from(outcome.latencies.count()).unwrap_or(u32::MAX).max(1);
+                    side.cpu.push(spent.as_secs_f64() * 1e6 / f64::from(count));
                     side.latencies.extend(outcome.latencies);
                 }
             }
@@ -208,13 +215,19 @@ impl Pair {
 #[derive(Default)]
 struct Driven {
     rates: Samples,
+    /// Processor time per request, in microseconds: it says more than rates where others use the machine too.
+    cpu: Samples,
     latencies: Samples,
 }
 
 impl Driven {
     fn row(&self, name: &str, role: Role) -> Row {
         let mut row = Row::new(name, role, &self.rates);
-        let parts = [("latency p50 ms", self.latencies.median()), ("latency p99 ms", self.latencies.percentile(99))];
+        let parts = [
+            ("cpu µs/request", self.cpu.median()),
+            ("latency p50 ms", self.latencies.median()),
+            ("latency p99 ms", self.latencies.percentile(99)),
+        ];
         row.parts = parts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
         row
     }
