@@ -5,6 +5,7 @@ const _: () = assert!(!control_plane::HAS_PLANTED_FAULTS, "planted faults are fo
 pub mod agent;
 pub mod api;
 pub mod auth;
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod config;

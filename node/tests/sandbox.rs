@@ -159,6 +159,16 @@ async fn exit_codes_and_signals_are_told_and_any_number_may_wait() {
     host.sandboxes.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_is_read_however_soon_its_writer_ended() {
+    let host = Host::start();
+    let runs = futures_util::future::join_all((0..60).map(|_| host.run("echo done"))).await;
+    for (text, exit) in runs {
+        assert_eq!((text.as_str(), exit.code), ("done\n", Some(0)));
+    }
+    host.sandboxes.shutdown().await;
+}
+
 impl Host {
     async fn run_missing(&self) -> (String, Exit) {
         let mut request = self.request("");

@@ -1,6 +1,7 @@
 //! End-to-end tests: real daemons, real containers, real clients, on the real kernel.
 #![expect(clippy::print_stdout, reason = "a test runner speaks on standard output")]
 
+mod bench;
 mod deploy;
 mod errors;
 mod examples;
@@ -25,6 +26,7 @@ fn main() {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let is_root = tests::is_root();
     let tests = [
+        bench::TESTS,
         deploy::TESTS,
         errors::TESTS,
         examples::TESTS,

@@ -112,6 +112,8 @@ pub(super) enum Command {
     /// Look after images.
     #[command(subcommand)]
     Image(Image),
+    /// Measure this machine, each figure beside a peer or a floor.
+    Bench(Bench),
     /// Check whether this machine can run a node.
     #[command(before_help = "Examples:\n  hearth doctor\n  hearth doctor --data-dir /srv/hearth -o json")]
     Doctor {
@@ -390,4 +392,39 @@ pub(super) enum Image {
     /// Delete images that nothing refers to.
     #[command(before_help = "Examples:\n  hearth image gc")]
     Gc,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    before_help = "Examples:\n  hearth bench cold                 first bytes and first answers, beside crun and runc\n  hearth bench warm --rounds 20     what the gateway adds, beside nginx\n  hearth bench memory -o json       for a program to read"
+)]
+pub(super) struct Bench {
+    #[command(subcommand)]
+    pub(super) kind: BenchKind,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BenchKind {
+    /// From nothing to a first byte beside other OCI runtimes, and to a first answer.
+    #[command(before_help = "Examples:\n  hearth bench cold\n  hearth bench cold --rounds 10 -o json")]
+    Cold(BenchOptions),
+    /// A hundred and five hundred first calls at once.
+    #[command(before_help = "Examples:\n  hearth bench burst\n  hearth bench burst --rounds 1 -o json")]
+    Burst(BenchOptions),
+    /// What the gateway adds to a call, and requests a second beside nginx.
+    #[command(before_help = "Examples:\n  hearth bench warm\n  hearth bench warm --rounds 30 -o json")]
+    Warm(BenchOptions),
+    /// What the daemon, a blank sandbox and an idle instance hold.
+    #[command(before_help = "Examples:\n  hearth bench memory\n  hearth bench memory --rounds 1 -o json")]
+    Memory(BenchOptions),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchOptions {
+    /// How often each thing is measured; each benchmark has a number of its own otherwise.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) rounds: Option<u32>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(super) output: Format,
 }

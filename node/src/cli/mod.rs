@@ -2,6 +2,7 @@
 
 mod apply;
 mod args;
+mod bench;
 mod change;
 mod client;
 mod dev;
@@ -34,8 +35,8 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match arguments.command {
-        // These two are the node: they need all cores.
-        Command::Dev(_) | Command::Agent(_) => runtime(true),
+        // These two are the node, and this one makes sandboxes as a node does: they need all cores.
+        Command::Dev(_) | Command::Agent(_) | Command::Bench(_) => runtime(true),
         _ => runtime(false),
     }
     .and_then(|runtime| runtime.block_on(execute(arguments)));
@@ -77,6 +78,7 @@ async fn execute(arguments: Arguments) -> Result<(), Failure> {
         Command::Scale(scale) => change::scale(&target, scale).await,
         Command::Delete(delete) => change::delete(&target, delete).await,
         Command::Image(image) => image::image(&target, image).await,
+        Command::Bench(arguments) => bench::bench(arguments).await,
         Command::Doctor { output } => doctor::doctor(&target, output),
         Command::Completion { shell } => {
             let mut script = Vec::new();

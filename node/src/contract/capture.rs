@@ -131,8 +131,9 @@ impl Capture {
     /// Notes that an invocation begins: what is written from here on may be its own.
     pub fn begin(&self, request_id: &Arc<str>) {
         let mut state = self.lock();
-        self.drain(&mut state, read_now);
+        // Where several run, nobody knows whose the lines are, and they are read as they come.
         if state.running.len() <= 1 {
+            self.drain(&mut state, read_now);
             state.flush();
         }
         state.running.push(Running { request_id: Arc::clone(request_id), written: 0 });
@@ -141,8 +142,8 @@ impl Capture {
     /// Notes that an invocation has ended, after taking what it wrote.
     pub fn end(&self, request_id: &str) {
         let mut state = self.lock();
-        self.drain(&mut state, read_now);
         if state.running.len() <= 2 {
+            self.drain(&mut state, read_now);
             state.flush();
         }
         state.running.retain(|running| *running.request_id != *request_id);

@@ -10,7 +10,7 @@ use super::protocol::CgroupLimits;
 const MOUNT: &str = "/sys/fs/cgroup";
 
 /// How long one period of processor time is, in microseconds.
-const CPU_PERIOD_US: u64 = 100_000;
+pub(super) const CPU_PERIOD_US: u64 = 100_000;
 
 /// The least quota that the kernel takes, in microseconds.
 const CPU_QUOTA_MIN_US: u64 = 1_000;

@@ -11,12 +11,14 @@
 //! nobody outside, without capabilities, under a filter of system calls, on a read-only root with a `/tmp` of its own.
 //! What must outlive the daemon exists by name in the run directory: pipes, the channel's socket, the label.
 
+pub mod bundle;
 mod cgroup;
 mod layout;
 mod loopback;
 mod pool;
 mod process;
 mod protocol;
+pub mod roster;
 mod seccomp;
 pub mod spawner;
 mod spawner_link;

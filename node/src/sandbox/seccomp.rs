@@ -12,6 +12,7 @@ use std::io;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
+use serde_json::{Value, json};
 
 /// Flags of `clone` that make namespaces.
 const CLONE_NAMESPACES: u64 = 0x7e02_0000;
@@ -27,12 +28,12 @@ pub(super) struct Profile {
 }
 
 macro_rules! numbers {
-    ($($name:ident)*) => { [$(libc::$name),*] };
+    ($($name:ident)*) => { [$((stringify!($name), libc::$name)),*] };
 }
 
-/// System calls that are allowed whatever their arguments are.
+/// System calls that are allowed whatever their arguments are, with the names of their numbers.
 #[rustfmt::skip]
-fn allowed() -> Vec<libc::c_long> {
+fn allowed() -> Vec<(&'static str, libc::c_long)> {
     let every = numbers![
         SYS_accept SYS_accept4 SYS_bind SYS_brk SYS_capget SYS_capset SYS_chdir SYS_clock_adjtime SYS_clock_getres
         SYS_clock_gettime SYS_clock_nanosleep SYS_clone3 SYS_close SYS_close_range SYS_connect SYS_copy_file_range
@@ -75,7 +76,7 @@ fn allowed() -> Vec<libc::c_long> {
         SYS_rmdir SYS_select SYS_signalfd SYS_stat SYS_symlink SYS_time SYS_unlink SYS_utime SYS_utimes SYS_vfork
     ];
     #[cfg(not(target_arch = "x86_64"))]
-    let own: [libc::c_long; 0] = [];
+    let own: [(&str, libc::c_long); 0] = [];
     every.into_iter().chain(own).collect()
 }
 
@@ -84,7 +85,7 @@ impl Profile {
     pub(super) fn compile() -> Result<Self, seccompiler::BackendError> {
         let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-            allowed().into_iter().map(|number| (number, Vec::new())).collect();
+            allowed().into_iter().map(|(_, number)| (number, Vec::new())).collect();
         rules.insert(
             libc::SYS_clone,
             vec![when(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(CLONE_NAMESPACES), 0)?],
@@ -143,6 +144,27 @@ impl Profile {
         }
         Ok(())
     }
+}
+
+/// Returns the same profile as the `seccomp` of an OCI runtime spec, for runtimes that compile it themselves.
+pub(super) fn as_oci() -> Value {
+    let names: Vec<&str> = allowed()
+        .into_iter()
+        .map(|(name, _)| name.trim_start_matches("SYS_"))
+        // Its flags cannot be seen: below it gets an answer of its own.
+        .filter(|name| *name != "clone3")
+        .collect();
+    let mut rules = vec![
+        json!({"names": names, "action": "SCMP_ACT_ALLOW"}),
+        json!({"names": ["clone"], "action": "SCMP_ACT_ALLOW",
+            "args": [{"index": 0, "value": CLONE_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]}),
+        json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOSYS}),
+    ];
+    rules.extend(PERSONALITIES.map(|personality| {
+        json!({"names": ["personality"], "action": "SCMP_ACT_ALLOW",
+            "args": [{"index": 0, "value": personality, "op": "SCMP_CMP_EQ"}]})
+    }));
+    json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": libc::EPERM, "syscalls": rules})
 }
 
 fn when(

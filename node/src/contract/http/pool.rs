@@ -42,7 +42,7 @@ pub(super) struct Pool {
 
 #[derive(Default)]
 struct IdleList {
-    /// The one used last stands last and is used next, so that the others can grow old.
+    /// The one used last stands last and is used next, so that the others can grow old. Some may still carry a response.
     connections: Vec<Idle>,
     /// A task is looking after those that grow old. Invariant: true while there are any.
     is_swept: bool,
@@ -78,17 +78,12 @@ impl Pool {
         Ok(())
     }
 
-    /// Keeps a connection once what it carries is over.
-    pub(super) fn keep(self: &Arc<Self>, mut connection: Connection) {
-        // A weak reference: waiting for a response to end must not keep the connections of an instance alive.
-        let pool = Arc::downgrade(self);
-        self.watch(async move {
-            if connection.ready().await.is_ok()
-                && let Some(pool) = pool.upgrade()
-            {
-                pool.put(connection);
-            }
-        });
+    /// Keeps a connection; it is used again once what it carries is over.
+    ///
+    /// It is kept from here on and asked when it is needed: a task that waits for the end of each response would cost every
+    /// request more than the rest of this room does.
+    pub(super) fn keep(self: &Arc<Self>, connection: Connection) {
+        self.put(connection);
     }
 
     /// Runs a task that ends with the instance.
@@ -143,6 +138,10 @@ impl Pool {
 
     fn put(self: &Arc<Self>, connection: Connection) {
         let mut idle = self.lock();
+        if idle.connections.len() >= IDLE_CONNECTIONS_MAX {
+            // Servers that close after each response leave theirs here.
+            idle.connections.retain(|idle| !idle.connection.is_closed());
+        }
         if idle.connections.len() >= IDLE_CONNECTIONS_MAX || self.is_closed() {
             return;
         }
@@ -155,12 +154,14 @@ impl Pool {
 
     fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.lock();
-        let Idle { connection, since } = idle.connections.pop()?;
+        // Others still carry a response, or were closed from the other side.
+        let last = idle.connections.iter().rposition(|idle| idle.connection.is_ready())?;
+        let Idle { connection, since } = idle.connections.remove(last);
         if since.elapsed() <= IDLE_MAX {
             return Some(connection);
         }
-        // Those below are older still.
-        idle.connections.clear();
+        // Those below are older still; what one of them carries goes on to its end.
+        idle.connections.drain(..last);
         None
     }
 

@@ -329,6 +329,8 @@ impl LaneTask {
             Some(port) => Some(loopback::listen(pid, port).await.map_err(LaunchError::Unusable)?),
             None => None,
         };
+        // Before the start: what a process wrote is lost when it has ended, and nobody had the pipe open to read.
+        let output = open_output(&self.layout, &slot).map_err(LaunchError::Unusable)?;
         let mut layers = vec![self.layout.skeleton()];
         layers.extend(request.layers);
         if request.network == Network::Host {
@@ -365,7 +367,6 @@ impl LaneTask {
         if let Some(control) = descriptors.into_iter().next() {
             report_failure(UnixStream::from(control), kept.id.clone());
         }
-        let output = open_output(&self.layout, &slot).map_err(LaunchError::Unusable)?;
         Ok(Sandbox {
             id: kept.id,
             label: kept.label,
