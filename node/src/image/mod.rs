@@ -82,6 +82,8 @@ struct Shared {
     work: RwLock<()>,
     /// One pulls, the others wait for it: what two want comes once.
     pulling: tokio::sync::Mutex<()>,
+    /// Roots that were asked for, so that a start reads no manifest again; a sweep and a deleted blob empty it.
+    roots: Mutex<BTreeMap<Digest, Rootfs>>,
     /// One unpacks a layer, the others wait for it.
     unpacking: tokio::sync::Mutex<()>,
 }
@@ -160,6 +162,7 @@ impl Store {
             capturing: Mutex::default(),
             work: RwLock::default(),
             pulling: tokio::sync::Mutex::default(),
+            roots: Mutex::default(),
             unpacking: tokio::sync::Mutex::default(),
         };
         Ok(Self(Arc::new(shared)))
@@ -232,6 +235,7 @@ impl Store {
 
     /// Deletes a blob and what was unpacked from it.
     fn forget_blob(&self, digest: &Digest) -> io::Result<()> {
+        self.roots().clear();
         self.0.blobs.remove(digest)?;
         let unpacked = self.0.folder.join("layers").join(digest.hex());
         if unpacked.exists() {
@@ -302,6 +306,10 @@ impl Store {
 
     fn pulling(&self) -> &tokio::sync::Mutex<()> {
         &self.0.pulling
+    }
+
+    fn roots(&self) -> MutexGuard<'_, BTreeMap<Digest, Rootfs>> {
+        self.0.roots.lock().expect("no holder of this lock panics")
     }
 
     fn settings(&self) -> &Settings {

@@ -10,6 +10,9 @@ use super::Store;
 use super::unpack::{self, UnpackError, UnpackLimits};
 use super::user::{self, User};
 
+/// How many roots are remembered.
+const ROOTS_MAX: usize = 1024;
+
 /// The root of an image, unpacked.
 #[derive(Clone, Debug)]
 pub struct Rootfs {
@@ -60,6 +63,10 @@ pub enum RootfsError {
 impl Store {
     /// Returns the root of an image, unpacked on first need.
     pub async fn rootfs(&self, image: &Digest) -> Result<Rootfs, RootfsError> {
+        let known = self.roots().get(image).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
         let unreadable = |source| RootfsError::Unreadable { image: *image, source };
         let (manifest, config) = self.image(image).map_err(unreadable)?;
         let (mut layers, mut captured) = (Vec::new(), Vec::new());
@@ -89,7 +96,13 @@ impl Store {
             working_dir: execution.working_dir.filter(|folder| !folder.is_empty()),
             user,
         };
-        Ok(Rootfs { layers, captured, config })
+        let root = Rootfs { layers, captured, config };
+        let mut roots = self.roots();
+        if roots.len() >= ROOTS_MAX {
+            roots.clear();
+        }
+        roots.insert(*image, root.clone());
+        Ok(root)
     }
 
     /// Returns a layer as a directory; `content` is the digest it must have once it is decompressed.
