@@ -11,9 +11,10 @@ mod tunnel;
 
 use std::any::Any;
 use std::error::Error;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -117,9 +118,12 @@ impl Http {
         let exchange = Exchange::new(Arc::clone(&self.capture), Arc::clone(request_id), Box::new(held));
         let mut request = request.map(|body| body.map_err(|error| RequestBodyError(error.into())).boxed_unsync());
         let client = hop::prepare(&mut request);
-        let (mut response, connection) = match timeout_at(deadline, self.exchange(request)).await {
-            Ok(answered) => answered?,
-            Err(_) => return Err(HttpFailure::TimedOut),
+        let (mut response, connection) = tokio::select! {
+            answered = timeout_at(deadline, self.exchange(request)) => match answered {
+                Ok(answered) => answered?,
+                Err(_) => return Err(HttpFailure::TimedOut),
+            },
+            () = self.pool.silent() => return Err(HttpFailure::InstanceDied { may_have_started: true, source: None }),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let instance = hyper::upgrade::on(&mut response);
@@ -127,12 +131,18 @@ impl Http {
                 let died = HttpFailure::InstanceDied { may_have_started: true, source: None };
                 return Err(died);
             };
+            self.pool.watch(connection.run());
             self.pool.watch(tunnel::run(client, instance, deadline, exchange));
             return Ok(response.map(|_| AnswerBody::empty()));
         }
         hop::clean(response.headers_mut());
-        self.pool.keep(connection);
-        Ok(response.map(|body| AnswerBody::new(body, deadline, exchange)))
+        let (head, body) = response.into_parts();
+        let mut parts = Some((body, connection, exchange));
+        let body = poll_fn(|context| {
+            let (body, connection, exchange) = parts.take().expect("this is ready at once");
+            Poll::Ready(AnswerBody::new(body, connection, Arc::clone(&self.pool), deadline, exchange, context))
+        });
+        Ok(Response::from_parts(head, body.await))
     }
 
     /// Notes that the instance has ended: what it still sent counts, everything else in flight ends with it,
@@ -148,7 +158,7 @@ impl Http {
     ) -> Result<(Response<Incoming>, Connection), HttpFailure> {
         loop {
             let (mut connection, is_fresh) = self.pool.take().await.map_err(|error| self.unreachable(error))?;
-            let mut refused = match connection.try_send_request(request).await {
+            let mut refused = match connection.send(request).await {
                 Ok(response) => return Ok((response, connection)),
                 Err(refused) => refused,
             };

@@ -1,12 +1,16 @@
 //! Connections to one instance, kept between requests.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -25,7 +29,48 @@ const IDLE_CONNECTIONS_MAX: usize = 64;
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// One connection, between requests or within one.
-pub(super) type Connection = SendRequest<RequestBody>;
+///
+/// Whoever uses it drives it: with a task of its own for each, every request woke another thread twice.
+pub(super) struct Connection {
+    sender: SendRequest<RequestBody>,
+    driver: Pin<Box<dyn Future<Output = ()> + Send>>,
+    is_over: bool,
+}
+
+impl Connection {
+    /// Lets the connection do what it can; the task of `context` is woken when it can do more.
+    pub(super) fn drive(&mut self, context: &mut Context<'_>) {
+        self.is_over = self.is_over || self.driver.as_mut().poll(context).is_ready();
+    }
+
+    /// Returns whether it can take another request, as far as it was driven.
+    pub(super) fn is_free(&self) -> bool {
+        !self.is_over && self.sender.is_ready()
+    }
+
+    /// Sends a request and waits for the head of the response.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        let mut answer = pin!(self.sender.try_send_request(request));
+        poll_fn(|context| {
+            self.is_over = self.is_over || self.driver.as_mut().poll(context).is_ready();
+            // Only the connection brings the answer, and this task drives it: nobody else needs to be told.
+            answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        })
+        .await
+    }
+
+    /// Drives the connection to its end.
+    pub(super) async fn run(mut self) {
+        poll_fn(|context| {
+            self.drive(context);
+            if self.is_over { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
 
 /// Makes a connection to the instance.
 pub(super) type Connect = Box<dyn Fn() -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> + Send + Sync>;
@@ -36,13 +81,13 @@ pub(super) struct Pool {
     idle: Mutex<IdleList>,
     /// Cancelled when the instance has ended: no more connections are made.
     ending: CancellationToken,
-    /// Cancelled when it cannot have anything left to say: every task of this pool ends.
+    /// Cancelled when it cannot have anything left to say: whatever is in flight ends.
     end: CancellationToken,
 }
 
 #[derive(Default)]
 struct IdleList {
-    /// The one used last stands last and is used next, so that the others can grow old. Some may still carry a response.
+    /// The one used last stands last and is used next, so that the others can grow old.
     connections: Vec<Idle>,
     /// A task is looking after those that grow old. Invariant: true while there are any.
     is_swept: bool,
@@ -65,10 +110,10 @@ impl Pool {
 
     /// Returns a connection, and whether it was made for this.
     pub(super) async fn take(&self) -> io::Result<(Connection, bool)> {
-        if let Some(connection) = self.take_idle() {
-            return Ok((connection, false));
+        match poll_fn(|context| Poll::Ready(self.take_idle(context))).await {
+            Some(connection) => Ok((connection, false)),
+            None => Ok((self.open().await?, true)),
         }
-        Ok((self.open().await?, true))
     }
 
     /// Makes a connection and keeps it for the first request.
@@ -78,12 +123,13 @@ impl Pool {
         Ok(())
     }
 
-    /// Keeps a connection; it is used again once what it carries is over.
-    ///
-    /// It is kept from here on and asked when it is needed: a task that waits for the end of each response would cost every
-    /// request more than the rest of this room does.
-    pub(super) fn keep(self: &Arc<Self>, connection: Connection) {
-        self.put(connection);
+    /// Keeps a connection whose response is over for the next request, unless it is not good for one.
+    pub(super) fn keep(self: &Arc<Self>, mut connection: Connection, context: &mut Context<'_>) {
+        // It learns that its response is over only now.
+        connection.drive(context);
+        if connection.is_free() {
+            self.put(connection);
+        }
     }
 
     /// Runs a task that ends with the instance.
@@ -119,6 +165,11 @@ impl Pool {
         self.ending.cancelled().await;
     }
 
+    /// Waits until an instance that has ended cannot have anything left to say.
+    pub(super) fn silent(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.end.clone().cancelled_owned()
+    }
+
     #[cfg(test)]
     pub(super) fn idle_count(&self) -> usize {
         self.lock().connections.len()
@@ -130,18 +181,14 @@ impl Pool {
         }
         let socket = (self.connect)().await?;
         socket.set_nodelay(true)?;
-        let (connection, driver) = http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
-        // How a connection ends is told to whoever uses it.
-        self.watch(async move { drop(driver.with_upgrades().await) });
-        Ok(connection)
+        let (sender, driver) = http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
+        // How a connection ends is told to whoever waits for its answer.
+        let driver = Box::pin(async move { drop(driver.with_upgrades().await) });
+        Ok(Connection { sender, driver, is_over: false })
     }
 
     fn put(self: &Arc<Self>, connection: Connection) {
         let mut idle = self.lock();
-        if idle.connections.len() >= IDLE_CONNECTIONS_MAX {
-            // Servers that close after each response leave theirs here.
-            idle.connections.retain(|idle| !idle.connection.is_closed());
-        }
         if idle.connections.len() >= IDLE_CONNECTIONS_MAX || self.is_closed() {
             return;
         }
@@ -152,17 +199,23 @@ impl Pool {
         }
     }
 
-    fn take_idle(&self) -> Option<Connection> {
-        let mut idle = self.lock();
-        // Others still carry a response, or were closed from the other side.
-        let last = idle.connections.iter().rposition(|idle| idle.connection.is_ready())?;
-        let Idle { connection, since } = idle.connections.remove(last);
-        if since.elapsed() <= IDLE_MAX {
-            return Some(connection);
+    fn take_idle(&self, context: &mut Context<'_>) -> Option<Connection> {
+        loop {
+            let Idle { mut connection, since } = {
+                let mut idle = self.lock();
+                let last = idle.connections.pop()?;
+                if last.since.elapsed() > IDLE_MAX {
+                    // Those below are older still.
+                    idle.connections.clear();
+                }
+                last
+            };
+            // Whether the other side has closed it shows only now.
+            connection.drive(context);
+            if since.elapsed() <= IDLE_MAX && connection.is_free() {
+                return Some(connection);
+            }
         }
-        // Those below are older still; what one of them carries goes on to its end.
-        idle.connections.drain(..last);
-        None
     }
 
     /// Closes what has been idle for too long. Returns whether anything is left to look after.
