@@ -91,6 +91,8 @@ async fn sandboxes(bench: &Bench<'_>, yard: &Yard, rounds: usize) -> Result<Sect
         let request = yard.request.clone();
         let own = yard.first_byte(request, Instant::now()).await?;
         let mut others = Vec::new();
+        // Everybody rests after the pool is full again: filling it warms the kernel for whoever comes next.
+        yard.wait_full()?;
         for peer in &peers {
             sleep(REST);
             others.push(match peer.clone() {

@@ -102,8 +102,8 @@ fn rows(section: &Section) -> String {
     table.set_header(["", "N", "MIN", "P50", "P99", "RATIO", ""]);
     for row in &section.rows {
         let value = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), figure);
-        let parts: Vec<String> = row.parts.iter().map(|(name, value)| format!("{name} {}", figure(*value))).collect();
-        let said = [parts.join(", "), row.note.clone().unwrap_or_default()].concat();
+        let parts = row.parts.iter().map(|(name, value)| format!("{name} {}", figure(*value)));
+        let said: Vec<String> = parts.chain(row.note.clone()).collect();
         table.add_row([
             row.name.clone(),
             row.samples.to_string(),
@@ -111,7 +111,7 @@ fn rows(section: &Section) -> String {
             value(row.p50),
             value(row.p99),
             row.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}x")),
-            said,
+            said.join(", "),
         ]);
     }
     table.to_string()

@@ -13,6 +13,7 @@
 
 pub mod bundle;
 mod cgroup;
+mod filter;
 mod layout;
 mod loopback;
 mod pool;

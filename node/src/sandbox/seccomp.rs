@@ -9,22 +9,24 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io;
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
-};
 use serde_json::{Value, json};
 
+use super::filter::{self, Rule};
+
 /// Flags of `clone` that make namespaces.
-const CLONE_NAMESPACES: u64 = 0x7e02_0000;
+const CLONE_NAMESPACES: u32 = 0x7e02_0000;
 
 /// Personalities that change no protection: Linux, and those of 32-bit and of fixed uname.
-const PERSONALITIES: [u64; 4] = [0x0, 0x8, 0x2_0000, 0x2_0008];
+const PERSONALITIES: [u32; 4] = [0x0, 0x8, 0x2_0000, 0x2_0008];
 
-/// The compiled profile: two filters, of which the stricter decides.
-#[derive(Clone, Debug)]
-pub(super) struct Profile {
-    allowed: BpfProgram,
-    unknown: BpfProgram,
+/// The compiled profile.
+#[derive(Clone)]
+pub(super) struct Profile(Vec<libc::sock_filter>);
+
+impl std::fmt::Debug for Profile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Profile").field("instructions", &self.0.len()).finish()
+    }
 }
 
 macro_rules! numbers {
@@ -82,67 +84,44 @@ fn allowed() -> Vec<(&'static str, libc::c_long)> {
 
 impl Profile {
     /// Compiles the profile for this machine.
-    pub(super) fn compile() -> Result<Self, seccompiler::BackendError> {
-        let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-            allowed().into_iter().map(|(_, number)| (number, Vec::new())).collect();
-        rules.insert(
-            libc::SYS_clone,
-            vec![when(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(CLONE_NAMESPACES), 0)?],
-        );
-        let personalities = PERSONALITIES
-            .into_iter()
-            .map(|personality| when(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, personality))
-            .collect::<Result<_, _>>()?;
-        rules.insert(libc::SYS_personality, personalities);
-        let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-        let allowed = SeccompFilter::new(rules, refused, SeccompAction::Allow, architecture)?.try_into()?;
-        let unknown = SeccompFilter::new(
-            BTreeMap::from([(libc::SYS_clone3, Vec::new())]),
-            SeccompAction::Allow,
-            SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
-            architecture,
-        )?
-        .try_into()?;
-        Ok(Self { allowed, unknown })
+    pub(super) fn compile() -> io::Result<Self> {
+        let mut rules: BTreeMap<u32, Rule> = BTreeMap::new();
+        for (_, number) in allowed() {
+            rules.insert(u32::try_from(number).map_err(io::Error::other)?, Rule::Allow);
+        }
+        let mut set = |number: libc::c_long, rule| -> io::Result<()> {
+            rules.insert(u32::try_from(number).map_err(io::Error::other)?, rule);
+            Ok(())
+        };
+        set(libc::SYS_clone, Rule::AllowWithout(CLONE_NAMESPACES))?;
+        set(libc::SYS_clone3, Rule::Refuse(libc::ENOSYS))?;
+        set(libc::SYS_personality, Rule::AllowOneOf(&PERSONALITIES))?;
+        Ok(Self(filter::compile(&rules, libc::EPERM)?))
     }
 
     /// Returns its programs as the kernel takes them, in hexadecimal digits, in the order in which they are to be loaded.
     pub(super) fn programs(&self) -> Vec<String> {
-        let digits = |program: &BpfProgram| {
-            let mut text = String::with_capacity(program.len() * 16);
-            for instruction in program {
-                let bytes = [
-                    &instruction.code.to_ne_bytes()[..],
-                    &[instruction.jt, instruction.jf],
-                    &instruction.k.to_ne_bytes(),
-                ];
-                for byte in bytes.concat() {
-                    let _ = write!(text, "{byte:02x}");
-                }
+        let mut text = String::with_capacity(self.0.len() * 16);
+        for instruction in &self.0 {
+            let bytes =
+                [&instruction.code.to_ne_bytes()[..], &[instruction.jt, instruction.jf], &instruction.k.to_ne_bytes()];
+            for byte in bytes.concat() {
+                let _ = write!(text, "{byte:02x}");
             }
-            text
-        };
-        [&self.allowed, &self.unknown].map(digits).into()
+        }
+        vec![text]
     }
 
     /// Puts the calling thread under the profile, for ever; needs `no_new_privs`.
     pub(super) fn load(&self) -> io::Result<()> {
-        // The second filter is loaded by a call that the first one allows.
-        for program in [&self.allowed, &self.unknown] {
-            let filter = libc::sock_fprog {
-                len: u16::try_from(program.len()).map_err(io::Error::other)?,
-                filter: program.as_ptr().cast_mut().cast(),
-            };
-            // SAFETY: `filter` points to `len` instructions of the kernel's own layout, which outlive the call.
-            let result = unsafe {
-                libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::from_ref(&filter))
-            };
-            if result != 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(())
+        let filter = libc::sock_fprog {
+            len: u16::try_from(self.0.len()).map_err(io::Error::other)?,
+            filter: self.0.as_ptr().cast_mut(),
+        };
+        // SAFETY: `filter` points to `len` instructions, which outlive the call; the kernel only reads them.
+        let result =
+            unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::from_ref(&filter)) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
@@ -167,22 +146,13 @@ pub(super) fn as_oci() -> Value {
     json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": libc::EPERM, "syscalls": rules})
 }
 
-fn when(
-    argument: u8,
-    length: SeccompCmpArgLen,
-    operator: SeccompCmpOp,
-    value: u64,
-) -> Result<SeccompRule, seccompiler::BackendError> {
-    SeccompRule::new(vec![SeccompCondition::new(argument, length, operator, value)?])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_profile_compiles_within_what_the_kernel_takes() {
+    fn the_profile_is_short_for_it_is_loaded_at_every_start() {
         let profile = Profile::compile().expect("the profile is valid");
-        assert!(profile.allowed.len() < 4096 && profile.unknown.len() < 4096);
+        assert!(profile.0.len() < 500, "{} instructions", profile.0.len());
     }
 }
