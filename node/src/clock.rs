@@ -3,6 +3,7 @@
 //! Everything else is handed a [`Clock`]. Its wall time never goes backwards within a process: when the machine's clock is
 //! set back, time stands still until it has caught up, so that deadlines and log entries keep their order.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,12 +73,24 @@ pub fn fill_random(bytes: &mut [u8]) {
     }
 }
 
-/// Returns 128 random bits, as request ids take them.
+/// Returns 128 random bits, as request ids take them: the kernel is asked for many at a time.
 pub fn random_u128() -> u128 {
-    let mut bytes = [0; 16];
-    fill_random(&mut bytes);
-    u128::from_ne_bytes(bytes)
+    thread_local! {
+        static STOCK: RefCell<Vec<u128>> = const { RefCell::new(Vec::new()) };
+    }
+    STOCK.with_borrow_mut(|stock| {
+        stock.pop().unwrap_or_else(|| {
+            let mut bytes = [0; 16 * STOCK_MAX];
+            fill_random(&mut bytes);
+            let (numbers, _) = bytes.as_chunks::<16>();
+            stock.extend(numbers.iter().skip(1).map(|bytes| u128::from_ne_bytes(*bytes)));
+            u128::from_ne_bytes(numbers[0])
+        })
+    })
 }
+
+/// How many numbers a thread has in stock.
+const STOCK_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -100,6 +113,7 @@ mod tests {
 
     #[test]
     fn randomness_does_not_repeat() {
-        assert_ne!(random_u128(), random_u128());
+        let numbers: std::collections::BTreeSet<u128> = (0..1000).map(|_| random_u128()).collect();
+        assert_eq!(numbers.len(), 1000);
     }
 }

@@ -40,6 +40,7 @@ pub fn main() -> ExitCode {
         _ => runtime(false),
     }
     .and_then(|runtime| runtime.block_on(execute(arguments)));
+    crate::telemetry::flush_tracing();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

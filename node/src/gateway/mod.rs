@@ -21,6 +21,7 @@ mod demand;
 mod failure;
 mod forward;
 mod invoke;
+mod lanes;
 mod lease;
 mod limits;
 mod line;

@@ -1,7 +1,7 @@
 //! Connections: accepts them, serves HTTP/1.1 and HTTP/2 on them, and lets them go.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{self, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, Verdict, Watched};
+use super::lanes::Lanes;
 use super::limits::Limits;
 use super::{Core, Gateway};
 
@@ -46,6 +47,13 @@ impl Gateway {
         let builder = Arc::new(builder(&limits));
         let room = Arc::new(Semaphore::new(limits.connections_max));
         let mut connections = JoinSet::new();
+        let lanes = match Lanes::start() {
+            Ok(lanes) => lanes,
+            Err(error) => {
+                tracing::error!(%error, "the threads of the gateway could not be started");
+                return Drained { connections_aborted: 0 };
+            }
+        };
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -59,7 +67,7 @@ impl Gateway {
                                 shutdown: shutdown.clone(),
                                 _permit: permit,
                             };
-                            connections.spawn(connection.run(socket, address));
+                            lanes.spawn(&mut connections, connection.run(socket, address));
                         }
                         Err(error) => {
                             tracing::warn!(%error, "a connection could not be accepted");
@@ -82,12 +90,13 @@ impl Gateway {
 async fn accept(
     listener: &TcpListener,
     room: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+) -> io::Result<(net::TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
     let (socket, address) = listener.accept().await?;
     // An answer that waits for the acknowledgement of its head costs 40 ms.
     socket.set_nodelay(true)?;
-    Ok((socket, address, permit))
+    // It belongs to the reactor of the thread that will serve it.
+    Ok((socket.into_std()?, address, permit))
 }
 
 fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
@@ -118,7 +127,11 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, socket: TcpStream, address: SocketAddr) {
+    async fn run(self, socket: net::TcpStream, address: SocketAddr) {
+        let socket = match TcpStream::from_std(socket) {
+            Ok(socket) => socket,
+            Err(error) => return tracing::warn!(%error, "a connection could not be served"),
+        };
         let client = Arc::new(Client::new(address.ip()));
         let service = service_fn(|request| Arc::clone(&self.core).serve(Arc::clone(&client), request));
         let socket = Watched::new(socket, Arc::clone(&client));

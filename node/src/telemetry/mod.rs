@@ -3,10 +3,11 @@
 
 mod events;
 pub mod exposition;
+mod lines;
 pub mod logs;
 mod metrics;
 mod trace;
 
 pub use events::{EVENTS_KEPT, EventLog};
 pub use metrics::{BlankLabel, FUNCTIONS_LABELLED_MAX, Metrics, StartPhase};
-pub use trace::{Format, TraceError, start_tracing};
+pub use trace::{Format, TraceError, flush_tracing, start_tracing};

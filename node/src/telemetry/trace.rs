@@ -3,11 +3,16 @@
 //! The configuration says what is written, in the words of `tracing_subscriber::EnvFilter`: `info`, `hearth::access=off,debug`;
 //! and how: as text or as JSON.
 
-use std::io;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use super::lines::Lines;
+
+/// The log of this process.
+static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// How lines of the log look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,12 +48,21 @@ pub fn start_tracing(filter: &str, format: Format) -> Result<(), TraceError> {
     let filter =
         EnvFilter::try_new(filter).map_err(|source| TraceError::Filter { value: filter.to_owned(), source })?;
     // A log that nobody reads any more must not end the node: it would be told on the very stream that is closed.
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
+    let lines = LINES.get_or_init(Lines::default).clone();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines).log_internal_errors(false);
     match format {
         Format::Text => builder.with_ansi(false).finish().try_init(),
         Format::Json => builder.json().flatten_event(true).finish().try_init(),
     }
     .map_err(TraceError::Started)
+}
+
+/// Writes what of the log still waits, before the process ends.
+pub fn flush_tracing() {
+    if let Some(lines) = LINES.get() {
+        // A log that nobody reads any more must not keep the process from ending well.
+        drop(lines.flush());
+    }
 }
 
 #[cfg(test)]

@@ -119,6 +119,7 @@ impl Http {
         let mut request = request.map(|body| body.map_err(|error| RequestBodyError(error.into())).boxed_unsync());
         let client = hop::prepare(&mut request);
         let (mut response, connection) = tokio::select! {
+            biased;
             answered = timeout_at(deadline, self.exchange(request)) => match answered {
                 Ok(answered) => answered?,
                 Err(_) => return Err(HttpFailure::TimedOut),

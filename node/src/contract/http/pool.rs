@@ -6,6 +6,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -35,6 +36,8 @@ pub(super) struct Connection {
     sender: SendRequest<RequestBody>,
     driver: Pin<Box<dyn Future<Output = ()> + Send>>,
     is_over: bool,
+    /// The thread that opened it, whose reactor knows it: used from another, it wakes that one first.
+    home: ThreadId,
 }
 
 impl Connection {
@@ -123,11 +126,11 @@ impl Pool {
         Ok(())
     }
 
-    /// Keeps a connection whose response is over for the next request, unless it is not good for one.
+    /// Keeps a connection whose response is over for the next request, unless it is not good for one here.
     pub(super) fn keep(self: &Arc<Self>, mut connection: Connection, context: &mut Context<'_>) {
         // It learns that its response is over only now.
         connection.drive(context);
-        if connection.is_free() {
+        if connection.is_free() && connection.home == thread::current().id() {
             self.put(connection);
         }
     }
@@ -184,7 +187,7 @@ impl Pool {
         let (sender, driver) = http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
         // How a connection ends is told to whoever waits for its answer.
         let driver = Box::pin(async move { drop(driver.with_upgrades().await) });
-        Ok(Connection { sender, driver, is_over: false })
+        Ok(Connection { sender, driver, is_over: false, home: thread::current().id() })
     }
 
     fn put(self: &Arc<Self>, connection: Connection) {
@@ -201,14 +204,13 @@ impl Pool {
 
     fn take_idle(&self, context: &mut Context<'_>) -> Option<Connection> {
         loop {
-            let Idle { mut connection, since } = {
+            let Idle { mut connection, since, .. } = {
                 let mut idle = self.lock();
-                let last = idle.connections.pop()?;
-                if last.since.elapsed() > IDLE_MAX {
-                    // Those below are older still.
-                    idle.connections.clear();
-                }
-                last
+                // One of another thread will do: a server that serves one connection at a time is to get no second.
+                let here = thread::current().id();
+                let own = idle.connections.iter().rposition(|idle| idle.connection.home == here);
+                let last = idle.connections.len().checked_sub(1)?;
+                idle.connections.remove(own.unwrap_or(last))
             };
             // Whether the other side has closed it shows only now.
             connection.drive(context);
