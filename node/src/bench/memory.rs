@@ -176,9 +176,12 @@ fn spawners_of(daemon: u32) -> Vec<i32> {
         let lists = tasks.iter().filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
         lists.flat_map(|list| list.split(' ').filter_map(|pid| pid.trim().parse().ok()).collect::<Vec<i32>>()).collect()
     };
+    // The inits of sandboxes are children of the daemon too, and have a spawner's command line; libcontainer names them.
     let is_spawner = |pid: &i32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).nth(1) == Some(crate::sandbox::spawner::SUBCOMMAND.as_bytes())
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let is_init = name.starts_with("youki:");
+        !is_init && line.split(|byte| *byte == 0).nth(1) == Some(crate::sandbox::spawner::SUBCOMMAND.as_bytes())
     };
     let spawners: Vec<i32> = children(&daemon.to_string()).into_iter().filter(is_spawner).collect();
     let zygotes: Vec<i32> = spawners.iter().flat_map(|spawner| children(&spawner.to_string())).collect();
