@@ -142,7 +142,8 @@ def settle(entry, setup):
     os.chdir("/")
     os.setsid()
     os.umask(0o022)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (setup["files"], setup["files"]))
+    for number, most in setup["limits"]:
+        resource.setrlimit(number, (most, most))
     prctl("no_new_privs could not be set", PR_SET_NO_NEW_PRIVS, 1)
     for capability in range(64):
         # The kernel knows fewer capabilities than the type has room for.

@@ -37,6 +37,10 @@ pub fn equal_to(request: &LaunchRequest, name: &str, cgroup: &str, root: &Path, 
     config["process"]["capabilities"] =
         json!({"bounding": none, "effective": none, "permitted": none, "inheritable": none, "ambient": none});
     let quota = u64::from(request.limits.cpu_milli) * CPU_PERIOD_US / 1000;
+    // Other runtimes refuse settings of user namespaces; two writes are no cost that a comparison would miss.
+    if let Some(linux) = config["linux"].as_object_mut() {
+        linux.remove("sysctl");
+    }
     let resources = &mut config["linux"]["resources"];
     resources["memory"] = json!({"limit": request.limits.memory_bytes});
     resources["cpu"] = json!({"quota": quota, "period": CPU_PERIOD_US});

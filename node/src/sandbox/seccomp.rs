@@ -2,7 +2,8 @@
 //!
 //! An allow-list: what is not named fails with EPERM. `clone` may not make namespaces, and `clone3`, whose flags a filter
 //! cannot see, fails with ENOSYS so that C libraries fall back to `clone`. Not on the list, among others: mount, unshare,
-//! setns, bpf, perf_event_open, keyctl, io_uring, userfaultfd, ptrace, kexec, module loading, clock setting.
+//! setns, bpf, perf_event_open, keyctl, io_uring, userfaultfd, ptrace, kexec, module loading, clock setting. Sockets are of a
+//! few families only: vsock knows no namespaces and leads to the hypervisor, and the rest is kernel code nobody here needs.
 #![expect(unsafe_code, reason = "a filter is handed to the kernel by its address")]
 
 use std::collections::BTreeMap;
@@ -18,6 +19,12 @@ const CLONE_NAMESPACES: u32 = 0x7e02_0000;
 
 /// Personalities that change no protection: Linux, and those of 32-bit and of fixed uname.
 const PERSONALITIES: [u32; 4] = [0x0, 0x8, 0x2_0000, 0x2_0008];
+
+/// Families of sockets that functions need: `AF_UNIX`, `AF_INET`, `AF_INET6`, `AF_NETLINK`.
+const FAMILIES: [u32; 4] = [1, 2, 10, 16];
+
+/// System calls whose first argument is a family of sockets.
+const OF_FAMILIES: [(&str, libc::c_long); 2] = [("socket", libc::SYS_socket), ("socketpair", libc::SYS_socketpair)];
 
 /// The compiled profile.
 #[derive(Clone)]
@@ -64,8 +71,7 @@ fn allowed() -> Vec<(&'static str, libc::c_long)> {
         SYS_semtimedop SYS_sendfile SYS_sendmmsg SYS_sendmsg SYS_sendto SYS_set_robust_list SYS_set_tid_address
         SYS_setfsgid SYS_setfsuid SYS_setgid SYS_setgroups SYS_setitimer SYS_setpgid SYS_setpriority SYS_setregid
         SYS_setresgid SYS_setresuid SYS_setreuid SYS_setrlimit SYS_setsid SYS_setsockopt SYS_setuid SYS_setxattr
-        SYS_shmat SYS_shmctl SYS_shmdt SYS_shmget SYS_shutdown SYS_sigaltstack SYS_signalfd4 SYS_socket SYS_socketpair
-        SYS_splice SYS_statfs SYS_statx SYS_symlinkat SYS_sync SYS_sync_file_range SYS_syncfs SYS_sysinfo SYS_tee
+        SYS_shmat SYS_shmctl SYS_shmdt SYS_shmget SYS_shutdown SYS_sigaltstack SYS_signalfd4 SYS_splice SYS_statfs SYS_statx SYS_symlinkat SYS_sync SYS_sync_file_range SYS_syncfs SYS_sysinfo SYS_tee
         SYS_tgkill SYS_timer_create SYS_timer_delete SYS_timer_getoverrun SYS_timer_gettime SYS_timer_settime
         SYS_timerfd_create SYS_timerfd_gettime SYS_timerfd_settime SYS_times SYS_tkill SYS_truncate SYS_umask SYS_uname
         SYS_unlinkat SYS_utimensat SYS_vmsplice SYS_wait4 SYS_waitid SYS_write SYS_writev
@@ -96,6 +102,10 @@ impl Profile {
         set(libc::SYS_clone, Rule::AllowWithout(CLONE_NAMESPACES))?;
         set(libc::SYS_clone3, Rule::Refuse(libc::ENOSYS))?;
         set(libc::SYS_personality, Rule::AllowOneOf(&PERSONALITIES))?;
+        for (_, number) in OF_FAMILIES {
+            // The kernel takes an `int`: what a caller puts into the upper half is ignored, here as there.
+            set(number, Rule::AllowOneOf(&FAMILIES))?;
+        }
         Ok(Self(filter::compile(&rules, libc::EPERM)?))
     }
 
@@ -143,12 +153,22 @@ pub(super) fn as_oci() -> Value {
         json!({"names": ["personality"], "action": "SCMP_ACT_ALLOW",
             "args": [{"index": 0, "value": personality, "op": "SCMP_CMP_EQ"}]})
     }));
+    rules.extend(FAMILIES.map(|family| {
+        json!({"names": OF_FAMILIES.map(|(name, _)| name), "action": "SCMP_ACT_ALLOW",
+            "args": [{"index": 0, "value": family, "op": "SCMP_CMP_EQ"}]})
+    }));
     json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": libc::EPERM, "syscalls": rules})
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn families_are_those_of_the_kernel() {
+        let names = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+        assert_eq!(FAMILIES.map(i64::from), names.map(i64::from));
+    }
 
     #[test]
     fn the_profile_is_short_for_it_is_loaded_at_every_start() {

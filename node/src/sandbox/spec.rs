@@ -1,5 +1,6 @@
 //! The OCI runtime spec of a blank sandbox: everything but what it will run.
 
+use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
 
 /// How far user and group ids inside a sandbox are shifted outside: 0 inside is 100000 outside, nobody on the host.
@@ -12,6 +13,20 @@ pub const ID_COUNT: u32 = 65_536;
 
 /// The most open files of a process, unless the host allows fewer.
 const FILES_MAX: u64 = 65_536;
+
+/// Signals that may wait for the processes of a sandbox, and bytes that its message queues may hold.
+///
+/// The kernel counts both for all sandboxes together, on the account of whoever made them, and gives that one some 100,000
+/// signals and 800 KiB by default: so a sandbox gets a fraction, which is one queue as the kernel makes it.
+const SIGNALS_MAX: u64 = 4_096;
+const QUEUE_BYTES_MAX: u64 = 102_400;
+
+/// What of the kernel's own stock a sandbox may take: inotify instances and watches.
+///
+/// The kernel counts them for every sandbox together, on the account of the root that made them, and gives that 128 instances
+/// by default: without a limit of its own one sandbox would leave none to the others, or to the host.
+const INOTIFY_INSTANCES_MAX: u32 = 16;
+const INOTIFY_WATCHES_MAX: u32 = 8_192;
 
 /// What must not be seen of the kernel's files.
 const MASKED: [&str; 11] = [
@@ -49,6 +64,10 @@ pub(super) fn blank(slot: &str, cgroup: &str, is_on_host_network: bool) -> Value
         mounts.push(json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]}));
     }
     let namespaces: Vec<Value> = namespaces.iter().map(|kind| json!({"type": kind})).collect();
+    let rlimits: Vec<Value> = process_limits()
+        .into_iter()
+        .map(|limit| json!({"type": limit.name, "soft": limit.value, "hard": limit.value}))
+        .collect();
     let capabilities = json!(["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"]);
     json!({
         "ociVersion": "1.2.0",
@@ -61,12 +80,16 @@ pub(super) fn blank(slot: &str, cgroup: &str, is_on_host_network: bool) -> Value
             "env": [],
             "noNewPrivileges": true,
             "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
-            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": files_max(), "hard": files_max()}],
+            "rlimits": rlimits,
         },
         "mounts": mounts,
         "linux": {
             "cgroupsPath": cgroup,
             "namespaces": namespaces,
+            "sysctl": {
+                "user.max_inotify_instances": INOTIFY_INSTANCES_MAX.to_string(),
+                "user.max_inotify_watches": INOTIFY_WATCHES_MAX.to_string(),
+            },
             "uidMappings": ids,
             "gidMappings": ids,
             "maskedPaths": MASKED,
@@ -76,8 +99,29 @@ pub(super) fn blank(slot: &str, cgroup: &str, is_on_host_network: bool) -> Value
     })
 }
 
-/// Returns the most open files this process may give away: a hard limit cannot be raised without a capability.
+/// A limit of every process in a sandbox.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProcessLimit {
+    name: &'static str,
+    /// Its number for `setrlimit`.
+    pub(super) number: u32,
+    pub(super) value: u64,
+}
+
+/// Returns the limits of processes, none above what this process may give away: that takes a capability.
+pub(super) fn process_limits() -> [ProcessLimit; 3] {
+    let limit = |name, resource, most: u64| {
+        let value = getrlimit(resource).maximum.map_or(most, |maximum| maximum.min(most));
+        ProcessLimit { name, number: resource as u32, value }
+    };
+    [
+        limit("RLIMIT_NOFILE", Resource::Nofile, FILES_MAX),
+        limit("RLIMIT_SIGPENDING", Resource::Sigpending, SIGNALS_MAX),
+        limit("RLIMIT_MSGQUEUE", Resource::Msgqueue, QUEUE_BYTES_MAX),
+    ]
+}
+
+/// Returns the most open files of a process in a sandbox.
 pub(super) fn files_max() -> u64 {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    limit.maximum.map_or(FILES_MAX, |maximum| maximum.min(FILES_MAX))
+    process_limits()[0].value
 }

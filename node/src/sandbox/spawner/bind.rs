@@ -8,9 +8,8 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::ptr::null;
 
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 
@@ -75,16 +74,15 @@ fn enter(namespace: &File) -> Result<(), BindError> {
 }
 
 fn attach(root: &OwnedFd, temporary: &OwnedFd, has_sys: bool) -> Result<(), BindError> {
-    move_mount(root, "/newroot").map_err(|source| BindError { step: "the root could not be attached", source })?;
+    attach_mount(root, "/newroot").map_err(|source| BindError { step: "the root could not be attached", source })?;
     let kept: &[&str] = if has_sys { &["proc", "dev", "sys"] } else { &["proc", "dev"] };
     for folder in kept {
-        let (from, to) = (path(&format!("/{folder}")), path(&format!("/newroot/{folder}")));
-        // SAFETY: both paths are zero-terminated and outlive the call; MS_MOVE takes no type and no data.
-        if unsafe { libc::mount(from.as_ptr(), to.as_ptr(), null(), libc::MS_MOVE, null()) } != 0 {
-            return Err(last("a file system of the kernel could not be moved"));
-        }
+        // Not by MS_MOVE: that would follow a link which a layer has in the place of a folder.
+        let result = move_mount(libc::AT_FDCWD, &format!("/{folder}"), &format!("/newroot/{folder}"));
+        result.map_err(|source| BindError { step: "a file system of the kernel could not be moved", source })?;
     }
-    move_mount(temporary, "/newroot/tmp").map_err(|source| BindError { step: "/tmp could not be attached", source })?;
+    attach_mount(temporary, "/newroot/tmp")
+        .map_err(|source| BindError { step: "/tmp could not be attached", source })?;
     pivot("/newroot")
 }
 
@@ -94,7 +92,7 @@ pub(super) fn enter_root(root: &OwnedFd, at: &str) -> Result<(), BindError> {
     if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
         return Err(last("a mount namespace could not be made"));
     }
-    move_mount(root, at).map_err(|source| BindError { step: "the root could not be attached", source })?;
+    attach_mount(root, at).map_err(|source| BindError { step: "the root could not be attached", source })?;
     pivot(at)
 }
 
@@ -117,18 +115,17 @@ fn pivot(new_root: &str) -> Result<(), BindError> {
     Ok(())
 }
 
-fn move_mount(mount: &OwnedFd, target: &str) -> io::Result<()> {
-    let (empty, target) = (path(""), path(target));
-    // SAFETY: both paths are zero-terminated and outlive the call; the descriptor is an unattached mount.
+fn attach_mount(mount: &OwnedFd, target: &str) -> io::Result<()> {
+    move_mount(mount.as_raw_fd(), "", target)
+}
+
+/// Moves the mount at `from`, below a descriptor or that descriptor itself, to `target`; follows no link at the end of either.
+fn move_mount(descriptor: RawFd, from: &str, target: &str) -> io::Result<()> {
+    let flags = if from.is_empty() { libc::MOVE_MOUNT_F_EMPTY_PATH } else { 0 };
+    let (from, target) = (path(from), path(target));
+    // SAFETY: both paths are zero-terminated and outlive the call, which changes no memory of this process.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            mount.as_raw_fd(),
-            empty.as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            libc::MOVE_MOUNT_F_EMPTY_PATH,
-        )
+        libc::syscall(libc::SYS_move_mount, descriptor, from.as_ptr(), libc::AT_FDCWD, target.as_ptr(), flags)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -93,6 +93,8 @@ impl LateBinding {
                 return Err(step("the channel could not be handed over")(io::Error::last_os_error()));
             }
         }
+        let first = if workload.has_channel { CHANNEL_FD + 1 } else { CHANNEL_FD };
+        close_all_but(self.control, first).map_err(step("descriptors could not be closed"))?;
         confine(workload.uid, workload.gid)?;
         nix::unistd::chdir(workload.cwd.as_str()).map_err(errno("the working directory could not be entered"))?;
         let program = CString::new(find(workload))?;
@@ -128,6 +130,23 @@ impl LateBinding {
             }
         }
     }
+}
+
+/// Closes every descriptor from `first` on, but one.
+///
+/// All would close at exec; until then a working directory or a program by way of `/proc/self/fd` would lead through them:
+/// libcontainer leaves a `/proc` open that is not the sandbox's.
+fn close_all_but(kept: RawFd, first: RawFd) -> io::Result<()> {
+    for (first, last) in [(first, kept - 1), (kept + 1, RawFd::MAX)] {
+        if first <= last {
+            // SAFETY: whatever owns these descriptors is never used or dropped again: this process executes or exits.
+            let result = unsafe { libc::close_range(first.unsigned_abs(), last.unsigned_abs(), 0) };
+            if result != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Gives up every privilege and takes on a user and a group.

@@ -21,7 +21,7 @@ use crate::sandbox::ZygoteSpec;
 use crate::sandbox::layout::Layout;
 use crate::sandbox::protocol::MESSAGE_MAX;
 use crate::sandbox::seccomp::Profile;
-use crate::sandbox::spec::files_max;
+use crate::sandbox::spec::{files_max, process_limits};
 
 /// The script that the interpreter runs.
 const SCRIPT: &str = "/opt/hearth/zygote.py";
@@ -39,6 +39,8 @@ struct Setup {
     filters: Vec<String>,
     /// The most open files of a child.
     files: u64,
+    /// Limits of a child by their numbers.
+    limits: Vec<(u32, u64)>,
 }
 
 /// What it answers to a fork.
@@ -88,7 +90,8 @@ impl Zygote {
                 });
             }
             let zygote = Self { child: command.spawn()?, socket, is_warm: false };
-            let setup = Setup { filters: profile.programs(), files: files_max() };
+            let limits = process_limits().into_iter().map(|limit| (limit.number, limit.value)).collect();
+            let setup = Setup { filters: profile.programs(), files: files_max(), limits };
             let home = bind::namespace("self", "pid")?;
             zygote.send(&serde_json::to_vec(&setup)?, &[home.as_raw_fd()])?;
             Ok(zygote)
