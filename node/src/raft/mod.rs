@@ -188,10 +188,10 @@ impl Raft {
             return Err(OpenError::NoLeader);
         }
         // What is committed is applied before anybody reads.
-        raft.0
-            .core
-            .ensure_linearizable(openraft::raft::ReadPolicy::ReadIndex)
+        let applied = raft.0.core.ensure_linearizable(openraft::raft::ReadPolicy::ReadIndex);
+        tokio::time::timeout(LEAD_MAX, applied)
             .await
+            .map_err(|_| OpenError::NoLeader)?
             .map_err(|error| OpenError::Core(error.to_string()))?;
         Ok(raft)
     }

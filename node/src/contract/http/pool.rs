@@ -38,6 +38,8 @@ pub(super) struct Connection {
     is_over: bool,
     /// The thread that opened it, whose reactor knows it: used from another, it wakes that one first.
     home: ThreadId,
+    /// It was opened to see whether anybody listens, on a thread that serves no calls: it serves one and goes.
+    is_probe: bool,
 }
 
 impl Connection {
@@ -122,7 +124,7 @@ impl Pool {
     /// Makes a connection and keeps it for the first request.
     pub(super) async fn probe(self: &Arc<Self>) -> io::Result<()> {
         let connection = self.open().await?;
-        self.put(connection);
+        self.put(Connection { is_probe: true, ..connection });
         Ok(())
     }
 
@@ -130,7 +132,7 @@ impl Pool {
     pub(super) fn keep(self: &Arc<Self>, mut connection: Connection, context: &mut Context<'_>) {
         // It learns that its response is over only now.
         connection.drive(context);
-        if connection.is_free() && connection.home == thread::current().id() {
+        if connection.is_free() && !connection.is_probe {
             self.put(connection);
         }
     }
@@ -187,7 +189,7 @@ impl Pool {
         let (sender, driver) = http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
         // How a connection ends is told to whoever waits for its answer.
         let driver = Box::pin(async move { drop(driver.with_upgrades().await) });
-        Ok(Connection { sender, driver, is_over: false, home: thread::current().id() })
+        Ok(Connection { sender, driver, is_over: false, home: thread::current().id(), is_probe: false })
     }
 
     fn put(self: &Arc<Self>, connection: Connection) {
