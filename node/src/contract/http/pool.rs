@@ -128,7 +128,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Keeps a connection whose response is over for the next request, unless it is not good for one here.
+    /// Keeps a connection whose response is over for the next request, unless it is good for no other.
     pub(super) fn keep(self: &Arc<Self>, mut connection: Connection, context: &mut Context<'_>) {
         // It learns that its response is over only now.
         connection.drive(context);
