@@ -193,6 +193,9 @@ const REPORT_AGAIN: Duration = Duration::from_secs(2);
 /// How often an adoption is proposed to a log that moves before the instance is given up.
 const ADOPTIONS_MAX: u8 = 5;
 
+/// How long after an epoch began its first grant may take before what is wanted is declined.
+const FIRST_GRANT_MAX: Duration = Duration::from_secs(2);
+
 /// One node's brain.
 #[derive(Clone, Debug)]
 pub struct Supervisor {
@@ -206,6 +209,8 @@ pub struct Supervisor {
     backoff: BTreeMap<RevisionId, Backoff>,
     /// The last sequence used in this epoch.
     sequence: u32,
+    /// Until when what is wanted waits for the first grant of this epoch; nothing once there was one.
+    first_grant_until: Option<Timestamp>,
     /// When adoptions and releases are proposed next.
     propose_at: Option<Timestamp>,
     /// Whether the state has changed since the last proposal; while it does not, the log stands still and refuses nobody.
@@ -257,6 +262,7 @@ impl Supervisor {
             wanted: BTreeMap::new(),
             backoff: BTreeMap::new(),
             sequence: 0,
+            first_grant_until: None,
             propose_at: None,
             has_moved: false,
             report_at: None,
@@ -268,7 +274,7 @@ impl Supervisor {
     pub fn on_input(&mut self, now: Timestamp, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::Desired(desired) => self.take_desired(desired),
+            Input::Desired(desired) => self.take_desired(now, desired),
             Input::Wanted { revision, starting } => {
                 self.wanted.insert(revision, starting);
             }
@@ -305,7 +311,8 @@ impl Supervisor {
         let drains = self.instances.values().filter(|local| local.phase == Phase::Draining);
         let drained = drains.map(|local| local.since + DRAIN_MAX).min();
         let waits = self.waiting_for_backoff().min();
-        [self.propose_at, self.report_at, drained, waits].into_iter().flatten().min()
+        let granted = self.first_grant_until.filter(|_| !self.wanted.is_empty());
+        [self.propose_at, self.report_at, drained, waits, granted].into_iter().flatten().min()
     }
 
     /// Returns how many instances run or start here.
@@ -313,12 +320,16 @@ impl Supervisor {
         self.instances.len()
     }
 
-    fn take_desired(&mut self, desired: Desired) {
+    fn take_desired(&mut self, now: Timestamp, desired: Desired) {
         if self.desired.as_ref().is_some_and(|known| known.epoch > desired.epoch) {
             return;
         }
         if planted!(IdsUsedTwice) || self.desired.as_ref().is_none_or(|known| known.epoch < desired.epoch) {
             self.sequence = 0;
+            self.first_grant_until = Some(now + FIRST_GRANT_MAX);
+        }
+        if desired.grant != Resources::default() {
+            self.first_grant_until = None;
         }
         self.ended.retain(|instance, _| desired.placements.contains_key(instance));
         self.wanted.retain(|revision, _| desired.revisions.contains_key(revision));

@@ -76,6 +76,9 @@ impl Supervisor {
     /// Starts what dispatches want, inside the grant.
     fn start_wanted(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let used = self.used_of_grant();
+        if self.first_grant_until.is_some_and(|until| until <= now) {
+            self.first_grant_until = None;
+        }
         let Some(desired) = self.desired.take() else { return };
         let mut room = desired.grant.minus(&used);
         for (revision, count) in std::mem::take(&mut self.wanted) {
@@ -94,6 +97,10 @@ impl Supervisor {
                     break;
                 }
                 if !known.resources.fits(&room) {
+                    // A node that has just come back is about to be granted something.
+                    if self.first_grant_until.is_some() {
+                        break;
+                    }
                     let reason = format!("an instance needs {}; the node has {room} left", known.resources);
                     declined = Some(DeclineReason::NoCapacity(reason));
                     break;

@@ -64,6 +64,19 @@ fn what_does_not_fit_at_all_is_declined() {
 }
 
 #[test]
+fn what_is_wanted_waits_for_the_first_grant_but_not_for_ever() {
+    let mut supervisor = Supervisor::new(NODE);
+    supervisor.on_input(at(0), Input::Recovered { instances: Vec::new() });
+    supervisor.on_input(at(1), Input::Desired(desired_with(0)));
+    assert_eq!(supervisor.on_input(at(2), wanted(1)), []);
+    let mut granted = supervisor.clone();
+    assert_eq!(granted.on_input(at(3), Input::Desired(desired_with(1000))), [start(1)]);
+    let until = supervisor.wake_at().expect("it does not wait for ever");
+    let effects = supervisor.on_input(until, Input::Woke);
+    assert!(matches!(&effects[..], [Effect::Decline { reason: DeclineReason::NoCapacity(_), .. }]), "{effects:?}");
+}
+
+#[test]
 fn a_ready_instance_is_reported_and_adopted_in_a_batch() {
     let mut supervisor = supervisor(1000);
     supervisor.on_input(at(1), wanted(2));
