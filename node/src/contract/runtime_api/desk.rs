@@ -202,6 +202,12 @@ impl Desk {
         }
     }
 
+    /// How many requests wait for work on connections not known to have ended.
+    #[cfg(test)]
+    pub(super) fn asking(&self) -> usize {
+        self.lock().askers.iter().filter(|asker| !asker.is_closed()).count()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

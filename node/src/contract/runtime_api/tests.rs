@@ -208,9 +208,15 @@ async fn work_goes_to_the_next_connection_when_one_goes_away() {
     gone.write("GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nhost: x\r\n\r\n").await;
     api.ready(Instant::now() + PATIENCE).await.unwrap();
     drop(gone);
+    // What is handed to a connection before its end is seen may have reached the instance, and counts as handed out.
+    timeout(PATIENCE, async {
+        while api.desk.asking() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the end is seen");
     let mut client = Client::connect(address).await;
-    // Once the second connection has been served, the first has been seen to end.
-    assert_eq!(client.post("nonsense", "", "").await.0, 404);
     let waiting = call(&api, "r-1");
     client.next().await;
     client.post("invocation/r-1/response", "", "1").await;
