@@ -20,6 +20,11 @@ type SnapshotMeta = openraft::storage::SnapshotMeta<LeaderId, u64, openraft::imp
 /// A snapshot: what is known about it, and its bytes.
 type Snapshot = openraft::storage::Snapshot<LeaderId, u64, openraft::impls::BasicNode, Vec<u8>>;
 
+/// Returns a snapshot with what is known about it, which stands in its bytes.
+pub(super) fn whole_snapshot(bytes: Vec<u8>) -> Result<Snapshot, DecodeError> {
+    Ok(Snapshot { meta: Applied::decode(&bytes)?.meta(), snapshot: bytes })
+}
+
 /// Why the state of a disk cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
@@ -177,8 +182,7 @@ impl<RT: AsyncRuntime, D: Disk> RaftStateMachine<Types<RT>> for Machine<RT, D> {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let Some(bytes) = self.disk.snapshot()? else { return Ok(None) };
-        let applied = Applied::decode(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        Ok(Some(Snapshot { meta: applied.meta(), snapshot: bytes }))
+        whole_snapshot(bytes).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 }
 

@@ -1,17 +1,24 @@
 //! [`State`](crate::state::State) as openraft's state machine: one adapter for `node` and for the simulator.
 //!
-//! Everything here is generic over the runtime `RT` and the disk `D`, so that the simulator runs the very same code on virtual
-//! time with a disk that loses writes. What reaches the disk is our own protobuf (`proto/v1/raft.proto`), never a layout of
+//! Everything here is generic over the runtime `RT`, the disk `D` and the transport `T`, so that the simulator runs the very same
+//! code on virtual time with a disk that loses writes and a network that loses messages. What reaches the disk is our own protobuf (`proto/v1/raft.proto`), never a layout of
 //! openraft's.
 //!
 //! ```text
 //! propose ─▶ openraft ─▶ LogStore ─ Record ─▶ Disk          (durable)
-//!                └─────▶ Machine ─ State::apply ─▶ Answer    (committed)
+//!                ├─────▶ Machine ─ State::apply ─▶ Answer    (committed)
+//!                └─────▶ Network ─ Transport ─▶ Replica of a peer
 //! ```
 
+mod append;
 mod disk;
 mod log;
 mod machine;
+mod message;
+mod network;
+mod parts;
+mod replica;
+mod transport;
 mod wire;
 
 use std::cmp::Ordering;
@@ -25,6 +32,10 @@ use openraft_rt::AsyncRuntime;
 pub use disk::{Disk, Done, Record, RecordKind};
 pub use log::{LogStore, RecoverError};
 pub use machine::{Machine, SnapshotError, View};
+pub use network::{Link, Network};
+pub use parts::SNAPSHOT_MAX_BYTES;
+pub use replica::{AnswerError, Core, Replica};
+pub use transport::{AppendReplies, Appends, Lane, Peer, Transport, TransportError};
 
 use crate::model::Timestamp;
 use crate::state::{Command, Rejection, Reply};

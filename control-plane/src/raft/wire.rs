@@ -1,4 +1,6 @@
 //! What Raft itself keeps on disk, as protobuf: votes, log ids, memberships, entries, snapshots.
+//!
+//! What voters say to each other is in `message`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,12 +13,19 @@ use crate::codec::{self, DecodeError};
 use crate::state::State;
 
 pub(super) fn encode_vote(vote: &Vote) -> Vec<u8> {
-    v1::Vote { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }.encode_to_vec()
+    self::vote(vote).encode_to_vec()
+}
+
+pub(super) fn vote(vote: &Vote) -> v1::Vote {
+    v1::Vote { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
+}
+
+pub(super) fn parse_vote(vote: v1::Vote) -> Vote {
+    Vote { leader_id: LeaderId { term: vote.term, node_id: vote.node }, committed: vote.committed }
 }
 
 pub(super) fn decode_vote(bytes: &[u8]) -> Result<Vote, DecodeError> {
-    let vote = v1::Vote::decode(bytes).map_err(DecodeError::Malformed)?;
-    Ok(Vote { leader_id: LeaderId { term: vote.term, node_id: vote.node }, committed: vote.committed })
+    v1::Vote::decode(bytes).map(parse_vote).map_err(DecodeError::Malformed)
 }
 
 /// Returns the bytes of a log id; none are no log id.
@@ -32,18 +41,25 @@ pub(super) fn decode_log_id(bytes: &[u8]) -> Result<Option<LogId>, DecodeError> 
 }
 
 pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
+    self::entry(entry).encode_to_vec()
+}
+
+pub(super) fn entry(entry: &Entry) -> v1::LogEntry {
     use v1::log_entry::Payload as Wire;
     let payload = match &entry.payload {
         Payload::Blank => Wire::Blank(true),
         Payload::Normal(proposal) => Wire::Entry(codec::encode_entry(proposal.at, &proposal.command)),
         Payload::Membership(members) => Wire::Membership(membership(members)),
     };
-    v1::LogEntry { id: Some(log_id(entry.log_id)), payload: Some(payload) }.encode_to_vec()
+    v1::LogEntry { id: Some(log_id(entry.log_id)), payload: Some(payload) }
 }
 
 pub(super) fn decode_entry(bytes: &[u8]) -> Result<Entry, DecodeError> {
+    parse_entry(v1::LogEntry::decode(bytes).map_err(DecodeError::Malformed)?)
+}
+
+pub(super) fn parse_entry(entry: v1::LogEntry) -> Result<Entry, DecodeError> {
     use v1::log_entry::Payload as Wire;
-    let entry = v1::LogEntry::decode(bytes).map_err(DecodeError::Malformed)?;
     let log_id = parse_log_id(entry.id.ok_or(DecodeError::Missing("id"))?);
     let payload = match entry.payload.ok_or(DecodeError::Missing("payload"))? {
         Wire::Blank(_) => Payload::Blank,
@@ -77,11 +93,11 @@ pub(super) fn decode_snapshot(bytes: &[u8]) -> Result<(Option<LogId>, StoredMemb
     Ok((file.last_applied.map(parse_log_id), stored, codec::decode_state(&file.state)?))
 }
 
-fn log_id(id: LogId) -> v1::LogId {
+pub(super) fn log_id(id: LogId) -> v1::LogId {
     v1::LogId { term: id.leader_id.term, node: id.leader_id.node_id, index: id.index }
 }
 
-fn parse_log_id(id: v1::LogId) -> LogId {
+pub(super) fn parse_log_id(id: v1::LogId) -> LogId {
     LogId { leader_id: LeaderId { term: id.term, node_id: id.node }, index: id.index }
 }
 
