@@ -8,6 +8,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo:rerun-if-changed={file}");
     }
     let descriptors = protox::compile(files, ["."])?;
-    prost_build::Config::new().btree_map(["."]).compile_fds(descriptors)?;
+    let mut config = prost_build::Config::new();
+    config.btree_map(["."]);
+    #[cfg(feature = "rpc")]
+    config.service_generator(tonic_prost_build::configure().service_generator());
+    config.compile_fds(descriptors)?;
     Ok(())
 }

@@ -193,7 +193,7 @@ impl Daemon {
         let index = open_index(&data_dir)?;
         let limits = logs::Limits { function_max_bytes: config.logs.function_max.0, age_max: config.logs.age_max.0 };
         let logs = LogStore::open(data_dir.logs(), &index, limits, clock.clone(), Arc::clone(&metrics))?;
-        let raft = Raft::open(raft::Config { dir: data_dir.raft(), node: NODE }, clock.clone()).await?;
+        let raft = Raft::open(raft::Config { dir: data_dir.raft(), node: NODE }, None, clock.clone()).await?;
         let images = Store::open(&data_dir.images(), image_settings(&config)).map_err(StartError::Images)?;
         let (sandboxes, adopted) = Sandboxes::start(sandbox_config(&config, &data_dir)?)?;
 

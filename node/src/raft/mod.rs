@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! propose ─▶ openraft ─▶ LogStore ─▶ Wal (one thread: batch, write, sync)  ─▶ acknowledged
-//!                └─────▶ Machine ─▶ State::apply ─▶ changes()
+//!                ├─────▶ Machine ─▶ State::apply ─▶ changes()
+//!                └─────▶ Channels ─HTTP/2─▶ service of a peer
 //! ```
-//! A cluster has one voter; other peers join with the transport of a later version.
+//! A daemon founds a cluster of one voter; more of them are only in the tests of this room, until peers can trust each other.
 
 mod frame;
-mod network;
+mod members;
 mod segment;
+mod service;
 mod snapshot;
+mod transport;
 mod wal;
 
 use std::collections::BTreeMap;
@@ -18,22 +21,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::model::NodeId;
-use control_plane::raft::{LogStore, Machine, Proposal, RecoverError, SnapshotError, Types, View};
+use control_plane::raft::{LogStore, Machine, Network, Proposal, RecoverError, Replica, SnapshotError, Types, View};
 use control_plane::state::{Command, Rejection, Reply, State};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::impls::{BasicNode, TokioRuntime};
 use openraft::{ServerState, SnapshotPolicy};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
+pub use self::members::{HAND_OVER_MAX, MEMBERS_MAX, Members, MembersError};
 pub use self::segment::DamageError;
 
-use self::network::Alone;
+use self::transport::Channels;
 use self::wal::Wal;
 use crate::clock::Clock;
 
 /// How long a proposal waits for its answer.
 pub const PROPOSE_MAX: Duration = Duration::from_secs(5);
+
+/// How long a proposal rests that no leader takes before it is made again.
+const HELD_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long the node waits at its start until it leads its own cluster.
 const LEAD_MAX: Duration = Duration::from_secs(10);
@@ -56,7 +65,9 @@ const APPEND_ENTRIES_MAX: u64 = 4_096;
 /// How long a leader without a quorum goes on before it looks for one.
 const QUORUM_PROBE_MS: u64 = 1_000;
 
-type Core = openraft::Raft<Types<TokioRuntime>, Machine<TokioRuntime, Wal>>;
+type T = Types<TokioRuntime>;
+
+type Core = control_plane::raft::Core<TokioRuntime, Wal>;
 
 /// What a node's Raft is opened with.
 #[derive(Clone, Debug)]
@@ -65,6 +76,17 @@ pub struct Config {
     pub dir: PathBuf,
     /// This node.
     pub node: NodeId,
+}
+
+/// How peers reach this node.
+#[derive(Debug)]
+pub struct Listening {
+    /// Where it listens.
+    pub listener: TcpListener,
+    /// What peers are told: a host and a port.
+    pub address: String,
+    /// Whether a node whose folder is empty waits to be taken in, instead of founding a cluster.
+    pub is_joining: bool,
 }
 
 /// Why the replicated state cannot be opened.
@@ -130,6 +152,8 @@ struct Shared {
     clock: Clock,
     changes: watch::Receiver<u64>,
     leadership: watch::Receiver<bool>,
+    /// Ends what answers peers.
+    stop: CancellationToken,
 }
 
 impl std::fmt::Debug for Raft {
@@ -139,8 +163,11 @@ impl std::fmt::Debug for Raft {
 }
 
 impl Raft {
-    /// Opens the state of this node; an empty folder founds a cluster of one. Returns once this node leads.
-    pub async fn open(config: Config, clock: Clock) -> Result<Self, OpenError> {
+    /// Opens the state of this node.
+    ///
+    /// An empty folder founds a cluster of one, unless the node is to be taken in by another. A node that votes alone leads when
+    /// this returns; any other follows whoever leads.
+    pub async fn open(config: Config, listening: Option<Listening>, clock: Clock) -> Result<Self, OpenError> {
         let dir = config.dir.clone();
         let opened = tokio::task::spawn_blocking(move || Wal::open(&dir)).await;
         let (wal, records) = opened.map_err(|error| OpenError::Core(error.to_string()))?.map_err(OpenError::Log)?;
@@ -171,45 +198,83 @@ impl Raft {
         };
         let settings = Arc::new(settings.validate().map_err(|error| OpenError::Core(error.to_string()))?);
         let id = u64::from(config.node.0);
+        let network = Network::new(Channels::default());
         let core =
-            Core::new(id, settings, Alone, log, machine).await.map_err(|error| OpenError::Core(error.to_string()))?;
-        if is_pristine {
-            let members = BTreeMap::from([(id, BasicNode::default())]);
+            Core::new(id, settings, network, log, machine).await.map_err(|error| OpenError::Core(error.to_string()))?;
+        let stop = CancellationToken::new();
+        let address = listening.as_ref().map_or_else(String::new, |listening| listening.address.clone());
+        let is_joining = listening.as_ref().is_some_and(|listening| listening.is_joining);
+        if let Some(listening) = listening {
+            let serving = service::serve(listening.listener, Replica::new(core.clone()), stop.clone());
+            tokio::spawn(async move {
+                if let Err(error) = serving.await {
+                    tracing::error!(error = &error as &dyn std::error::Error, "peers are not answered any more");
+                }
+            });
+        }
+        if is_pristine && !is_joining {
+            let members = BTreeMap::from([(id, BasicNode::new(address))]);
             core.initialize(members).await.map_err(|error| OpenError::Core(error.to_string()))?;
-        } else {
-            // Nobody else stands: there is nothing to wait for.
-            core.trigger().elect(false).await.map_err(|error| OpenError::Core(error.to_string()))?;
         }
         let leadership = follow_leadership(&core);
-        let raft = Self(Arc::new(Shared { core, view, wal, clock, changes, leadership }));
-        let mut leads = raft.leadership();
+        let raft = Self(Arc::new(Shared { core, view, wal, clock, changes, leadership, stop }));
+        let votes_alone = raft.0.core.with_raft_state(move |state| {
+            let mut voters = state.membership_state.effective().voter_ids();
+            voters.next() == Some(id) && voters.next().is_none()
+        });
+        if votes_alone.await.map_err(|error| OpenError::Core(error.to_string()))? {
+            raft.lead_alone(is_pristine).await?;
+        }
+        Ok(raft)
+    }
+
+    /// Waits until the only voter leads and has applied what is committed.
+    async fn lead_alone(&self, is_standing: bool) -> Result<(), OpenError> {
+        if !is_standing {
+            // Nobody else stands: there is nothing to wait for.
+            self.0.core.trigger().elect(false).await.map_err(|error| OpenError::Core(error.to_string()))?;
+        }
+        let mut leads = self.leadership();
         let waited = tokio::time::timeout(LEAD_MAX, leads.wait_for(|leads| *leads)).await;
         if !matches!(waited, Ok(Ok(_))) {
             return Err(OpenError::NoLeader);
         }
         // What is committed is applied before anybody reads.
-        let applied = raft.0.core.ensure_linearizable(openraft::raft::ReadPolicy::ReadIndex);
-        tokio::time::timeout(LEAD_MAX, applied)
-            .await
-            .map_err(|_| OpenError::NoLeader)?
-            .map_err(|error| OpenError::Core(error.to_string()))?;
-        Ok(raft)
+        let applied = self.0.core.ensure_linearizable(openraft::raft::ReadPolicy::ReadIndex);
+        let waited = tokio::time::timeout(LEAD_MAX, applied).await.map_err(|_| OpenError::NoLeader)?;
+        waited.map(drop).map_err(|error| OpenError::Core(error.to_string()))
     }
 
     /// Proposes a command and waits until it is applied here.
+    ///
+    /// While no leader is known, as during an election or when leadership is handed over, the proposal is held.
     pub async fn propose(&self, command: Command) -> Result<Reply, ProposeError> {
         let proposal = Proposal { at: self.0.clock.now(), command };
-        let written = tokio::time::timeout(PROPOSE_MAX, self.0.core.client_write(proposal)).await;
-        match written.map_err(|_| ProposeError::Timeout)? {
-            Ok(response) => match response.data {
+        let mut held = None;
+        let proposing = async {
+            loop {
+                held = None;
+                match self.0.core.client_write(proposal.clone()).await {
+                    Ok(response) => return Ok(response),
+                    // Nothing was appended: it may be proposed again.
+                    Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))
+                        if forward.leader_id.is_none_or(|leader| leader == *self.0.core.node_id()) =>
+                    {
+                        held = Some(forward.to_string());
+                        tokio::time::sleep(HELD_PAUSE).await;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        match tokio::time::timeout(PROPOSE_MAX, proposing).await {
+            Err(_) => Err(held.map_or(ProposeError::Timeout, ProposeError::Unavailable)),
+            Ok(Ok(response)) => match response.data {
                 Some(answer) => Ok(answer?),
                 None => Err(ProposeError::Unavailable("the entry was one of Raft's own".to_owned())),
             },
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                Err(ProposeError::Unavailable(forward.to_string()))
-            }
-            Err(RaftError::APIError(error)) => Err(ProposeError::Unavailable(error.to_string())),
-            Err(RaftError::Fatal(error)) => Err(ProposeError::Stopped(error.to_string())),
+            Ok(Err(RaftError::APIError(error))) => Err(ProposeError::Unavailable(error.to_string())),
+            Ok(Err(RaftError::Fatal(error))) => Err(ProposeError::Stopped(error.to_string())),
         }
     }
 
@@ -257,6 +322,7 @@ impl Raft {
 
     /// Stops; what was acknowledged is on disk already.
     pub async fn shutdown(&self) {
+        self.0.stop.cancel();
         if let Err(error) = self.0.core.shutdown().await {
             tracing::warn!(%error, "the consensus did not stop cleanly");
         }
@@ -284,43 +350,4 @@ fn follow_leadership(core: &Core) -> watch::Receiver<bool> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use control_plane::model::{Bytes, MilliCpu, NodeSpec, Resources};
-
-    use super::*;
-
-    fn register() -> Command {
-        let capacity = Resources { cpu: MilliCpu(1000), memory: Bytes(1 << 30), disk: Bytes(1 << 30), pids: 100 };
-        let spec = NodeSpec { name: "one".to_owned(), capacity, labels: BTreeMap::new() };
-        Command::RegisterNode { node: NodeId(1), spec }
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn what_was_acknowledged_is_applied_again_after_a_restart() {
-        let folder = tempfile::tempdir().expect("a directory can be made");
-        let config = Config { dir: folder.path().to_path_buf(), node: NodeId(1) };
-        for start in 1..=3 {
-            let raft = Raft::open(config.clone(), Clock::system()).await.expect("the state opens");
-            let epochs = raft.read(|state| state.nodes.get(&NodeId(1)).map_or(0, |node| node.epoch.0));
-            assert_eq!(epochs, start - 1, "what the process before was told is there");
-            let reply = raft.propose(register()).await.expect("the proposal is taken");
-            assert!(matches!(reply, Reply::Registered { epoch } if epoch.0 == start));
-            raft.shutdown().await;
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_refused_command_is_told_and_changes_nothing() {
-        let folder = tempfile::tempdir().expect("a directory can be made");
-        let config = Config { dir: folder.path().to_path_buf(), node: NodeId(1) };
-        let raft = Raft::open(config, Clock::system()).await.expect("the state opens");
-        let before = raft.read(State::clone);
-        let app = "nothing".parse().expect("a name");
-        let refused = raft.propose(Command::DeleteApp { app }).await;
-        assert!(matches!(refused, Err(ProposeError::Rejected(Rejection::NoApp(_)))), "{refused:?}");
-        assert_eq!(raft.read(State::clone), before);
-        raft.shutdown().await;
-    }
-}
+mod tests;

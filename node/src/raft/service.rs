@@ -1,0 +1,86 @@
+//! Messages from peers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+use control_plane::raft::{AnswerError, Disk, Replica, TransportError};
+use futures_util::{Stream, StreamExt};
+use openraft::impls::TokioRuntime;
+use proto::v1;
+use proto::v1::raft_server::{Raft as Service, RaftServer};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
+
+/// How long a message may be, in bytes: one entry, or a part of a snapshot.
+pub(super) const MESSAGE_MAX_BYTES: usize = 64 << 20;
+
+/// How many streams and calls one connection carries at once.
+const STREAMS_MAX: u32 = 256;
+
+/// Answers the peers of one voter.
+struct Answering<D: Disk>(Replica<TokioRuntime, D>);
+
+#[tonic::async_trait]
+impl<D: Disk> Service for Answering<D> {
+    type AppendStream = Pin<Box<dyn Stream<Item = Result<v1::AppendReply, Status>> + Send>>;
+
+    async fn call(&self, request: Request<v1::RaftRequest>) -> Result<Response<v1::RaftReply>, Status> {
+        self.0.answer(request.into_inner()).await.map(Response::new).map_err(|error| match error {
+            AnswerError::Malformed(_) | AnswerError::Snapshot(_) => Status::invalid_argument(error.to_string()),
+            AnswerError::Stopped(_) => Status::failed_precondition(error.to_string()),
+        })
+    }
+
+    async fn append(
+        &self,
+        request: Request<Streaming<v1::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        // A stream that breaks has ended; its sender knows why.
+        let requests = request.into_inner().take_while(|request| std::future::ready(request.is_ok()));
+        let answers = self.0.answer_appends(requests.filter_map(|request| std::future::ready(request.ok())));
+        Ok(Response::new(Box::pin(
+            answers
+                .map(|answer| answer.map_err(|error: TransportError| Status::failed_precondition(error.to_string()))),
+        )))
+    }
+}
+
+/// Answers peers on `listener` until `stop`.
+pub(super) async fn serve<D: Disk>(
+    listener: TcpListener,
+    replica: Replica<TokioRuntime, D>,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let address = listener.local_addr()?;
+    let service = RaftServer::new(Answering(replica))
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let serving = Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(super::transport::STREAM_WINDOW)
+        .initial_connection_window_size(super::transport::CONNECTION_WINDOW)
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+    serving.await.map_err(|source| ServeError::Stopped { address, source })
+}
+
+/// Why peers are not answered.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ServeError {
+    /// The listener is not usable.
+    #[error("the listener for peers cannot be used")]
+    Listener(#[from] io::Error),
+    /// The server has stopped by itself.
+    #[error("peers are not answered any more at {address}")]
+    Stopped {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+}
