@@ -50,20 +50,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The fewest threads of a node's runtime.
-const WORKERS_MIN: usize = 2;
-
 fn runtime(is_node: bool) -> Result<tokio::runtime::Runtime, Failure> {
     let mut builder = if is_node {
         tokio::runtime::Builder::new_multi_thread()
     } else {
         tokio::runtime::Builder::new_current_thread()
     };
-    if is_node {
-        // With one alone, the log's start has been seen to wait for ever.
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        builder.worker_threads(cores.max(WORKERS_MIN));
-    }
     builder.enable_all().build().map_err(|error| Failure::new(format!("no runtime: {error}")))
 }
 

@@ -235,8 +235,12 @@ impl Raft {
             self.0.core.trigger().elect(false).await.map_err(|error| OpenError::Core(error.to_string()))?;
         }
         let mut leads = self.leadership();
+        // What it returns locks the channel: kept past the next wait, it would stop whoever tells of leadership, and with one
+        // thread everything.
         let waited = tokio::time::timeout(LEAD_MAX, leads.wait_for(|leads| *leads)).await;
-        if !matches!(waited, Ok(Ok(_))) {
+        let leads = matches!(waited, Ok(Ok(_)));
+        drop(waited);
+        if !leads {
             return Err(OpenError::NoLeader);
         }
         // What is committed is applied before anybody reads.

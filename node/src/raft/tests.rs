@@ -105,7 +105,7 @@ async fn leader<'a>(voters: &[&'a Voter]) -> &'a Voter {
     timeout(PATIENCE, futures_util::future::select_all(leads)).await.expect("one of them leads").0
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn what_was_acknowledged_is_applied_again_after_a_restart() {
     let folder = tempfile::tempdir().expect("a directory can be made");
     let config = Config { dir: folder.path().to_path_buf(), node: NodeId(1) };
