@@ -2,13 +2,14 @@
 
 mod command;
 mod model;
+mod reply;
 mod snapshot;
 
 use prost::Message;
 use proto::v1;
 
 use crate::model::{FunctionName, Timestamp};
-use crate::state::{Command, State};
+use crate::state::{Command, Rejection, Reply, State};
 
 /// Why bytes are no command or no snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +46,34 @@ pub fn decode_entry(bytes: &[u8]) -> Result<(Timestamp, Command), DecodeError> {
     let entry = v1::Entry::decode(bytes).map_err(DecodeError::Malformed)?;
     let command = command::decode(entry.command.ok_or(DecodeError::Missing("command"))?)?;
     Ok((Timestamp::from_millis(entry.at_ms), command))
+}
+
+/// Returns the message that proposes a command to the leader.
+pub fn encode_command(command: &Command) -> v1::Command {
+    command::encode(command)
+}
+
+/// Reads a command that a peer proposes.
+pub fn decode_command(command: v1::Command) -> Result<Command, DecodeError> {
+    command::decode(command)
+}
+
+/// Returns what a command brought about, or why it changed nothing.
+pub fn encode_answer(answer: &Result<Reply, Rejection>) -> v1::propose_reply::applied::Answer {
+    use v1::propose_reply::applied::Answer;
+    match answer {
+        Ok(reply) => Answer::Reply(reply::encode(reply)),
+        Err(rejection) => Answer::Rejection(reply::encode_rejection(rejection)),
+    }
+}
+
+/// Reads what a command brought about.
+pub fn decode_answer(answer: v1::propose_reply::applied::Answer) -> Result<Result<Reply, Rejection>, DecodeError> {
+    use v1::propose_reply::applied::Answer;
+    Ok(match answer {
+        Answer::Reply(reply) => Ok(reply::decode(reply)?),
+        Answer::Rejection(rejection) => Err(reply::decode_rejection(rejection)?),
+    })
 }
 
 /// Returns the bytes of the whole state; equal states have equal bytes.

@@ -10,7 +10,7 @@ use crate::model::{
     Bytes, Concurrency, Digest, Ending, Epoch, FunctionSpec, HttpTrigger, InstanceFailure, InstanceId, MilliCpu,
     Network, NodeId, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling, Trigger,
 };
-use crate::state::violations;
+use crate::state::{AppliedFunction, Change, violations};
 
 fn resources() -> impl Strategy<Value = Resources> {
     (0..3_u32, 0..3_u64, 0..3_u64, 0..3_u32).prop_map(|(cpu, memory, disk, pids)| Resources {
@@ -115,6 +115,31 @@ fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
+/// Answers that few sequences of commands lead to.
+#[test]
+fn rare_answers_read_back_as_they_were_written() {
+    let name = |name: &str| name.parse().expect("the name is valid");
+    let revision = || RevisionId { function: name("a"), number: RevisionNumber(2) };
+    let instance = InstanceId { origin: 1, epoch: Epoch(2), sequence: 3 };
+    let functions = [Change::Created, Change::Revised, Change::Adjusted, Change::Unchanged, Change::Deleted]
+        .map(|change| AppliedFunction { name: name("a"), revision: None, change });
+    for answer in [
+        Ok(Reply::Deployed { index: 4, functions: functions.to_vec() }),
+        Ok(Reply::Placed { instance }),
+        Err(Rejection::RouteTaken { first: name("a"), second: name("b"), claim: "GET /a".to_owned() }),
+        Err(Rejection::IndexChanged { app: "one".parse().expect("the name is valid"), expected: 1, actual: 2 }),
+        Err(Rejection::RevisionFailed { revision: revision(), reason: "broken".to_owned() }),
+        Err(Rejection::NotProved(revision())),
+        Err(Rejection::StaleEpoch { node: NodeId(1), actual: Epoch(2), given: Epoch(1) }),
+        Err(Rejection::NoRoom { node: NodeId(1), needed: Resources::default(), room: Resources::default() }),
+        Err(Rejection::InstanceExists(instance)),
+        Err(Rejection::ForeignInstance { node: NodeId(1), instance }),
+        Err(Rejection::Limit { what: "functions".to_owned(), limit: 7 }),
+    ] {
+        assert_eq!(decode_answer(encode_answer(&answer)), Ok(answer));
+    }
+}
+
 proptest! {
     #[test]
     fn a_command_reads_back_as_it_was_written(command in command(), at in any::<u64>()) {
@@ -140,6 +165,7 @@ proptest! {
                 prop_assert_eq!(&state, &before, "a refused command changed the state");
             }
             prop_assert_eq!(violations(&state), Vec::<String>::new());
+            prop_assert_eq!(decode_answer(encode_answer(&answer)), Ok(answer.clone()));
             prop_assert_eq!(replica.apply(at, command), answer, "replicas disagree");
             prop_assert_eq!(&state, &replica);
         }

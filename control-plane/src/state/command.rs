@@ -242,7 +242,7 @@ pub enum Rejection {
     #[error("{what}: the most is {limit}")]
     Limit {
         /// What there is too much of.
-        what: &'static str,
+        what: String,
         /// The most there may be.
         limit: usize,
     },

@@ -83,7 +83,7 @@ impl State {
         }
         let others = self.functions.iter().filter(|(_, function)| function.app != *app);
         if others.clone().count() + functions.len() > FUNCTIONS_MAX {
-            return Err(Rejection::Limit { what: "functions", limit: FUNCTIONS_MAX });
+            return Err(Rejection::Limit { what: "functions".to_owned(), limit: FUNCTIONS_MAX });
         }
         let others = others.map(|(name, function)| (name, function.triggers.as_slice()));
         check_routes(others.chain(functions.iter().map(|spec| (&spec.name, spec.triggers.as_slice()))))

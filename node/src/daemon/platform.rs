@@ -53,7 +53,7 @@ impl Platform for Local {
             self.metrics.raft_commit_latency.observe(began.elapsed().as_secs_f64());
             proposed.map_err(|error| match error {
                 raft::ProposeError::Rejected(rejection) => ProposeError::Rejected(rejection),
-                raft::ProposeError::Timeout => ProposeError::Timeout,
+                raft::ProposeError::Timeout | raft::ProposeError::Lost(_) => ProposeError::Timeout,
                 raft::ProposeError::Unavailable(reason) | raft::ProposeError::Stopped(reason) => {
                     ProposeError::Unavailable(reason)
                 }

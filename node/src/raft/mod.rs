@@ -9,6 +9,7 @@
 
 mod frame;
 mod members;
+mod propose;
 mod segment;
 mod service;
 mod snapshot;
@@ -21,10 +22,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::model::NodeId;
-use control_plane::raft::{LogStore, Machine, Network, Proposal, RecoverError, Replica, SnapshotError, Types, View};
-use control_plane::state::{Command, Rejection, Reply, State};
+use control_plane::raft::{LogStore, Machine, Network, RecoverError, Replica, SnapshotError, Types, View};
+use control_plane::state::State;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError};
 use openraft::impls::{BasicNode, TokioRuntime};
 use openraft::{ServerState, SnapshotPolicy};
 use tokio::net::TcpListener;
@@ -32,17 +32,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use self::members::{HAND_OVER_MAX, MEMBERS_MAX, Members, MembersError};
+pub use self::propose::{PROPOSE_MAX, ProposeError, READ_MAX, ReadError};
 pub use self::segment::DamageError;
 
 use self::transport::Channels;
 use self::wal::Wal;
 use crate::clock::Clock;
-
-/// How long a proposal waits for its answer.
-pub const PROPOSE_MAX: Duration = Duration::from_secs(5);
-
-/// How long a proposal rests that no leader takes before it is made again.
-const HELD_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long the node waits at its start until it leads its own cluster.
 const LEAD_MAX: Duration = Duration::from_secs(10);
@@ -109,23 +104,6 @@ pub enum OpenError {
     NoLeader,
 }
 
-/// Why a proposal has no reply.
-#[derive(Debug, thiserror::Error)]
-pub enum ProposeError {
-    /// The state refused it.
-    #[error(transparent)]
-    Rejected(#[from] Rejection),
-    /// There is no leader to take it.
-    #[error("no leader took the proposal: {0}")]
-    Unavailable(String),
-    /// No answer came in time: it may be applied or not.
-    #[error("no answer within {PROPOSE_MAX:?}; the proposal may have been applied")]
-    Timeout,
-    /// The node is stopping, or its disk has failed.
-    #[error("the consensus has stopped: {0}")]
-    Stopped(String),
-}
-
 /// Figures about the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Metrics {
@@ -149,6 +127,7 @@ struct Shared {
     core: Core,
     view: View,
     wal: Wal,
+    channels: Channels,
     clock: Clock,
     changes: watch::Receiver<u64>,
     leadership: watch::Receiver<bool>,
@@ -198,14 +177,16 @@ impl Raft {
         };
         let settings = Arc::new(settings.validate().map_err(|error| OpenError::Core(error.to_string()))?);
         let id = u64::from(config.node.0);
-        let network = Network::new(Channels::default());
+        let channels = Channels::default();
+        let network = Network::new(channels.clone());
         let core =
             Core::new(id, settings, network, log, machine).await.map_err(|error| OpenError::Core(error.to_string()))?;
         let stop = CancellationToken::new();
         let address = listening.as_ref().map_or_else(String::new, |listening| listening.address.clone());
         let is_joining = listening.as_ref().is_some_and(|listening| listening.is_joining);
         if let Some(listening) = listening {
-            let serving = service::serve(listening.listener, Replica::new(core.clone()), stop.clone());
+            let leader = service::Leader::new(core.clone(), clock.clone());
+            let serving = service::serve(listening.listener, Replica::new(core.clone()), leader, stop.clone());
             tokio::spawn(async move {
                 if let Err(error) = serving.await {
                     tracing::error!(error = &error as &dyn std::error::Error, "peers are not answered any more");
@@ -217,7 +198,7 @@ impl Raft {
             core.initialize(members).await.map_err(|error| OpenError::Core(error.to_string()))?;
         }
         let leadership = follow_leadership(&core);
-        let raft = Self(Arc::new(Shared { core, view, wal, clock, changes, leadership, stop }));
+        let raft = Self(Arc::new(Shared { core, view, wal, channels, clock, changes, leadership, stop }));
         let votes_alone = raft.0.core.with_raft_state(move |state| {
             let mut voters = state.membership_state.effective().voter_ids();
             voters.next() == Some(id) && voters.next().is_none()
@@ -247,39 +228,6 @@ impl Raft {
         let applied = self.0.core.ensure_linearizable(openraft::raft::ReadPolicy::ReadIndex);
         let waited = tokio::time::timeout(LEAD_MAX, applied).await.map_err(|_| OpenError::NoLeader)?;
         waited.map(drop).map_err(|error| OpenError::Core(error.to_string()))
-    }
-
-    /// Proposes a command and waits until it is applied here.
-    ///
-    /// While no leader is known, as during an election or when leadership is handed over, the proposal is held.
-    pub async fn propose(&self, command: Command) -> Result<Reply, ProposeError> {
-        let proposal = Proposal { at: self.0.clock.now(), command };
-        let mut held = None;
-        let proposing = async {
-            loop {
-                held = None;
-                match self.0.core.client_write(proposal.clone()).await {
-                    Ok(response) => return Ok(response),
-                    // Nothing was appended: it may be proposed again.
-                    Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))
-                        if forward.leader_id.is_none_or(|leader| leader == *self.0.core.node_id()) =>
-                    {
-                        held = Some(forward.to_string());
-                        tokio::time::sleep(HELD_PAUSE).await;
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-        };
-        match tokio::time::timeout(PROPOSE_MAX, proposing).await {
-            Err(_) => Err(held.map_or(ProposeError::Timeout, ProposeError::Unavailable)),
-            Ok(Ok(response)) => match response.data {
-                Some(answer) => Ok(answer?),
-                None => Err(ProposeError::Unavailable("the entry was one of Raft's own".to_owned())),
-            },
-            Ok(Err(RaftError::APIError(error))) => Err(ProposeError::Unavailable(error.to_string())),
-            Ok(Err(RaftError::Fatal(error))) => Err(ProposeError::Stopped(error.to_string())),
-        }
     }
 
     /// Reads the state as far as it is applied here; the reader must be short, because nothing is applied meanwhile.

@@ -1,6 +1,7 @@
 //! Voters on real sockets and real disks: what was acknowledged stays, whoever leads.
 
 use control_plane::model::{Bytes, MilliCpu, NodeSpec, Resources};
+use control_plane::state::{Command, Rejection, Reply};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -138,8 +139,6 @@ async fn three_voters_apply_the_same_and_outlive_their_leader() {
     for voter in [&second, &third] {
         voter.until_epoch(7, 1).await;
     }
-    let refused = second.raft.propose(register(7)).await;
-    assert!(matches!(refused, Err(ProposeError::Unavailable(_))), "it does not lead: {refused:?}");
 
     first.raft.shutdown().await;
     let next = leader(&[&second, &third]).await;
@@ -151,6 +150,30 @@ async fn three_voters_apply_the_same_and_outlive_their_leader() {
     for voter in [&second, &third] {
         voter.raft.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_voter_takes_proposals_and_reads_what_was_acknowledged() {
+    let [first, second, third] = three().await;
+    for round in 1..=20 {
+        let reply = second.raft.propose(register(7)).await.expect("the leader takes it");
+        assert!(matches!(reply, Reply::Registered { epoch } if epoch.0 == round), "{reply:?}");
+        assert_eq!(epoch(&second.raft, 7), round, "whoever proposed sees it");
+        third.raft.catch_up().await.expect("there is a quorum");
+        assert_eq!(epoch(&third.raft, 7), round, "what was acknowledged anywhere is seen");
+    }
+    let app = "nothing".parse().expect("a name");
+    let refused = second.raft.propose(Command::DeleteApp { app }).await;
+    assert!(matches!(refused, Err(ProposeError::Rejected(Rejection::NoApp(_)))), "{refused:?}");
+
+    // Whoever leads then, a proposal through another voter is held until there is a leader again.
+    first.raft.hand_over(NodeId(2)).await.expect("it does not lead any more");
+    third.raft.propose(register(7)).await.expect("the new leader takes it");
+    first.raft.shutdown().await;
+    second.raft.shutdown().await;
+    let alone = third.raft.catch_up().await;
+    assert!(matches!(alone, Err(ReadError::Unavailable)), "one of three is no quorum: {alone:?}");
+    third.raft.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use control_plane::raft::{AppendReplies, Appends, Lane, Peer, Transport, TransportError};
 use futures_util::{Stream, StreamExt};
 use proto::v1;
+use proto::v1::cluster_client::ClusterClient;
 use proto::v1::raft_client::RaftClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -58,6 +59,14 @@ impl Channels {
         let channel = endpoint.connect_lazy();
         open.insert(key, channel.clone());
         Ok(channel)
+    }
+}
+
+impl Channels {
+    /// Returns the way to the leader for what only it does.
+    pub(super) fn leader(&self, address: &str) -> Result<ClusterClient<Channel>, TransportError> {
+        let client = ClusterClient::new(self.channel(address, Lane::Entries)?);
+        Ok(client.max_decoding_message_size(MESSAGE_MAX_BYTES).max_encoding_message_size(MESSAGE_MAX_BYTES))
     }
 }
 

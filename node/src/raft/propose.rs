@@ -1,0 +1,179 @@
+//! Commands into the log and reads out of it, from any node: who does not lead asks who does.
+
+use std::time::Duration;
+
+use control_plane::codec;
+use control_plane::raft::Proposal;
+use control_plane::state::{Command, Rejection, Reply};
+use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::raft::ReadPolicy;
+use proto::v1;
+use tokio::time::{sleep, timeout};
+use tonic::Request;
+
+use super::{Raft, T};
+
+/// How long a proposal waits for its answer.
+pub const PROPOSE_MAX: Duration = Duration::from_secs(5);
+
+/// How long a read waits until it may see all that was acknowledged before it.
+pub const READ_MAX: Duration = Duration::from_secs(5);
+
+/// How long what no leader takes rests before it is tried again.
+const HELD_PAUSE: Duration = Duration::from_millis(5);
+
+/// Why a proposal has no reply.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// The state refused it.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// There is no leader to take it; nothing was done.
+    #[error("no leader took the proposal: {0}")]
+    Unavailable(String),
+    /// No answer came in time: it may be applied or not.
+    #[error("no answer within {PROPOSE_MAX:?}; the proposal may have been applied")]
+    Timeout,
+    /// The way to the leader broke: it may be applied or not.
+    #[error("the leader's answer got lost ({0}); the proposal may have been applied")]
+    Lost(String),
+    /// The node is stopping, or its disk has failed.
+    #[error("the consensus has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why a read cannot be sure to see all that was acknowledged before it.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// No leader that has a quorum answered in time.
+    #[error("no leader with a quorum within {READ_MAX:?}")]
+    Unavailable,
+    /// The node is stopping, or its disk has failed.
+    #[error("the consensus has stopped: {0}")]
+    Stopped(String),
+}
+
+/// What one attempt came to.
+enum Attempt<R> {
+    /// It is done.
+    Done(R),
+    /// Nothing was done, for this reason: it may be tried again.
+    Held(String),
+}
+
+/// Who takes a proposal.
+enum Taker {
+    Nobody,
+    /// The node at this address.
+    Peer(String),
+}
+
+impl Raft {
+    /// Proposes a command, through the leader if that is another node, and waits until it is applied here.
+    ///
+    /// While no leader is known, as during an election or when leadership is handed over, the proposal is held.
+    pub async fn propose(&self, command: Command) -> Result<Reply, ProposeError> {
+        let mut held = None;
+        let proposing = async {
+            loop {
+                // From here on it may be applied.
+                held = None;
+                match self.propose_once(&command).await? {
+                    Attempt::Done(reply) => return Ok(reply),
+                    Attempt::Held(reason) => held = Some(reason),
+                }
+                sleep(HELD_PAUSE).await;
+            }
+        };
+        let proposed = timeout(PROPOSE_MAX, proposing).await;
+        proposed.unwrap_or_else(|_| Err(held.map_or(ProposeError::Timeout, ProposeError::Unavailable)))
+    }
+
+    async fn propose_once(&self, command: &Command) -> Result<Attempt<Reply>, ProposeError> {
+        let proposal = Proposal { at: self.0.clock.now(), command: command.clone() };
+        let forward = match self.0.core.client_write(proposal).await {
+            Ok(written) => return done(written.data),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => forward,
+            Err(RaftError::APIError(error)) => return Err(ProposeError::Unavailable(error.to_string())),
+            Err(RaftError::Fatal(error)) => return Err(ProposeError::Stopped(error.to_string())),
+        };
+        let Taker::Peer(address) = self.taker(&forward) else { return Ok(Attempt::Held(forward.to_string())) };
+        self.propose_at(&address, command).await
+    }
+
+    /// Proposes through the leader at an address.
+    async fn propose_at(&self, address: &str, command: &Command) -> Result<Attempt<Reply>, ProposeError> {
+        use v1::propose_reply::Result as Wire;
+        let mut leader = match self.0.channels.leader(address) {
+            Ok(leader) => leader,
+            Err(error) => return Ok(Attempt::Held(error.to_string())),
+        };
+        let mut request = Request::new(v1::ProposeRequest { command: Some(codec::encode_command(command)) });
+        request.set_timeout(PROPOSE_MAX);
+        let lost = |reason: String| ProposeError::Lost(reason);
+        let reply = leader.propose(request).await.map_err(|status| lost(status.message().to_owned()))?.into_inner();
+        match reply.result.ok_or_else(|| lost("it says nothing".to_owned()))? {
+            Wire::NotLeader(other) => Ok(Attempt::Held(format!("{address} does not lead, node {} may", other.leader))),
+            Wire::Applied(applied) => {
+                let answer = applied.answer.map(codec::decode_answer).transpose();
+                let answer = answer.map_err(|error| lost(error.to_string()))?;
+                self.until_applied(applied.index).await.map_err(ProposeError::Stopped)?;
+                done(answer)
+            }
+        }
+    }
+
+    /// Waits until this node has applied all that was acknowledged anywhere before the call.
+    pub async fn catch_up(&self) -> Result<(), ReadError> {
+        let catching_up = async {
+            loop {
+                if let Attempt::Done(index) = self.read_index().await? {
+                    return self.until_applied(index).await.map_err(ReadError::Stopped);
+                }
+                sleep(HELD_PAUSE).await;
+            }
+        };
+        timeout(READ_MAX, catching_up).await.unwrap_or(Err(ReadError::Unavailable))
+    }
+
+    async fn read_index(&self) -> Result<Attempt<u64>, ReadError> {
+        use v1::read_index_reply::Result as Wire;
+        let forward = match self.0.core.get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((id, _)) => return Ok(Attempt::Done(id.index())),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => forward,
+            Err(RaftError::APIError(error)) => return Ok(Attempt::Held(error.to_string())),
+            Err(RaftError::Fatal(error)) => return Err(ReadError::Stopped(error.to_string())),
+        };
+        let Taker::Peer(address) = self.taker(&forward) else { return Ok(Attempt::Held(forward.to_string())) };
+        let mut leader = match self.0.channels.leader(&address) {
+            Ok(leader) => leader,
+            Err(error) => return Ok(Attempt::Held(error.to_string())),
+        };
+        let mut request = Request::new(v1::ReadIndexRequest {});
+        request.set_timeout(READ_MAX);
+        Ok(match leader.read_index(request).await.map(|reply| reply.into_inner().result) {
+            Ok(Some(Wire::Index(index))) => Attempt::Done(index),
+            Ok(Some(Wire::NotLeader(other))) => Attempt::Held(format!("node {} may lead", other.leader)),
+            Ok(None) => Attempt::Held("the leader says nothing".to_owned()),
+            Err(status) => Attempt::Held(status.message().to_owned()),
+        })
+    }
+
+    /// Waits until this node has applied an entry; says why it never will.
+    async fn until_applied(&self, index: u64) -> Result<(), String> {
+        let applied = |_: &u64| self.0.view.last_applied().is_some_and(|last| last.index >= index);
+        self.changes().wait_for(applied).await.map(drop).map_err(|_| "nothing is applied any more".to_owned())
+    }
+
+    fn taker(&self, forward: &ForwardToLeader<T>) -> Taker {
+        match (&forward.leader_id, &forward.leader_node) {
+            (Some(leader), Some(node)) if leader != self.0.core.node_id() => Taker::Peer(node.addr.clone()),
+            _ => Taker::Nobody,
+        }
+    }
+}
+
+fn done(answer: Option<Result<Reply, Rejection>>) -> Result<Attempt<Reply>, ProposeError> {
+    let answer = answer.ok_or_else(|| ProposeError::Unavailable("the entry was one of Raft's own".to_owned()))?;
+    Ok(Attempt::Done(answer?))
+}
