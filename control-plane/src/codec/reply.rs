@@ -103,9 +103,7 @@ pub(super) fn encode_rejection(rejection: &Rejection) -> v1::Rejection {
             let instance = Some(encode_instance(*instance));
             Wire::ForeignInstance(rejection::ForeignInstance { node: node.0, instance })
         }
-        Rejection::Limit { what, limit } => {
-            Wire::Limit(rejection::Limit { what: what.clone(), limit: *limit as u64 })
-        }
+        Rejection::Limit { what, limit } => Wire::Limit(rejection::Limit { what: what.clone(), limit: *limit as u64 }),
     };
     v1::Rejection { rejection: Some(rejection) }
 }
@@ -116,30 +114,25 @@ pub(super) fn decode_rejection(rejection: v1::Rejection) -> Result<Rejection, De
         Wire::NoApp(app) => Rejection::NoApp(app_name(&app)?),
         Wire::NoRevision(revision) => Rejection::NoRevision(decode_revision_id(Some(revision))?),
         Wire::NoNode(node) => Rejection::NoNode(NodeId(node)),
-        Wire::ForeignFunction(foreign) => Rejection::ForeignFunction {
-            function: function_name(&foreign.function)?,
-            owner: app_name(&foreign.owner)?,
-        },
+        Wire::ForeignFunction(foreign) => {
+            Rejection::ForeignFunction { function: function_name(&foreign.function)?, owner: app_name(&foreign.owner)? }
+        }
         Wire::DuplicateFunction(function) => Rejection::DuplicateFunction(function_name(&function)?),
         Wire::RouteTaken(taken) => Rejection::RouteTaken {
             first: function_name(&taken.first)?,
             second: function_name(&taken.second)?,
             claim: taken.claim,
         },
-        Wire::IndexChanged(changed) => Rejection::IndexChanged {
-            app: app_name(&changed.app)?,
-            expected: changed.expected,
-            actual: changed.actual,
-        },
+        Wire::IndexChanged(changed) => {
+            Rejection::IndexChanged { app: app_name(&changed.app)?, expected: changed.expected, actual: changed.actual }
+        }
         Wire::RevisionFailed(failed) => {
             Rejection::RevisionFailed { revision: decode_revision_id(failed.revision)?, reason: failed.reason }
         }
         Wire::NotProved(revision) => Rejection::NotProved(decode_revision_id(Some(revision))?),
-        Wire::StaleEpoch(stale) => Rejection::StaleEpoch {
-            node: NodeId(stale.node),
-            actual: Epoch(stale.actual),
-            given: Epoch(stale.given),
-        },
+        Wire::StaleEpoch(stale) => {
+            Rejection::StaleEpoch { node: NodeId(stale.node), actual: Epoch(stale.actual), given: Epoch(stale.given) }
+        }
         Wire::NoRoom(room) => Rejection::NoRoom {
             node: NodeId(room.node),
             needed: decode_resources(room.needed)?,

@@ -4,6 +4,7 @@
 //!   cold     first byte of a sandbox, beside other OCI runtimes and a bare exec; first answer of a function at zero
 //!   burst    a hundred and five hundred first calls at once, beside another OCI runtime doing the same
 //!   warm     what a call costs beyond calling its function directly; requests a second beside nginx
+//!   commits  writes that three voters have agreed on and kept, beside etcd
 //!   memory   what the daemon, a sandbox nobody uses yet, and an idle instance hold
 //! ```
 //!
@@ -14,6 +15,7 @@
 mod annex;
 mod burst;
 mod cold;
+mod commits;
 mod http;
 mod load;
 mod memory;
@@ -22,9 +24,12 @@ mod peer;
 mod process_memory;
 mod process_time;
 mod program;
+mod put;
 mod report;
 mod sample;
 mod subject;
+mod trio;
+mod voter;
 mod warm;
 mod yard;
 
@@ -36,6 +41,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 pub use self::report::{Goal, Machine, Report, Role, Row, Section, Side};
+pub use self::voter::Voter;
 
 /// How long a cold start rests before the next turn.
 const REST: Duration = Duration::from_millis(60);
@@ -55,6 +61,8 @@ pub enum Kind {
     Burst,
     /// Calls of running instances.
     Warm,
+    /// Writes to a replicated log.
+    Commits,
     /// What is held in memory.
     Memory,
 }
@@ -119,13 +127,14 @@ impl std::fmt::Debug for Bench<'_> {
 impl Bench<'_> {
     /// Measures. Needs a runtime with threads, and must not run on one of them: it blocks.
     pub async fn run(&self, kind: Kind) -> Result<Report, BenchError> {
-        if !nix::unistd::geteuid().is_root() {
+        if kind != Kind::Commits && !nix::unistd::geteuid().is_root() {
             return Err(BenchError::NotRoot);
         }
         match kind {
             Kind::Cold => cold::run(self).await,
             Kind::Burst => burst::run(self).await,
             Kind::Warm => warm::run(self),
+            Kind::Commits => commits::run(self).await,
             Kind::Memory => memory::run(self).await,
         }
     }

@@ -1,12 +1,13 @@
 //! `hearth bench`: runs a benchmark and prints what it found.
 
+use control_plane::model::NodeId;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{Bench as Arguments, BenchKind, Format};
+use super::args::{Bench as Arguments, BenchKind, BenchVoter, Format};
 use super::failure::Failure;
 use super::output;
 use super::run::Signals;
-use crate::bench::{Bench, BenchError, Kind, Report, Row, Section, Side};
+use crate::bench::{Bench, BenchError, Kind, Report, Row, Section, Side, Voter};
 use crate::{sandbox, telemetry};
 
 /// The exit code of a command that was interrupted, as shells have it.
@@ -17,6 +18,7 @@ pub(super) async fn bench(arguments: Arguments) -> Result<(), Failure> {
         BenchKind::Cold(options) => (Kind::Cold, options),
         BenchKind::Burst(options) => (Kind::Burst, options),
         BenchKind::Warm(options) => (Kind::Warm, options),
+        BenchKind::Commits(options) => (Kind::Commits, options),
         BenchKind::Memory(options) => (Kind::Memory, options),
     };
     let filter = std::env::var("HEARTH_LOG").unwrap_or_else(|_| "warn".to_owned());
@@ -50,6 +52,24 @@ pub(super) async fn bench(arguments: Arguments) -> Result<(), Failure> {
         Format::Jsonl | Format::Yaml => output::list(options.output, &report.sections, &["title"]),
         Format::Name => report.sections.iter().try_for_each(|section| output::line(&section.title)),
     }
+}
+
+/// Runs one of the voters that `hearth bench commits` measures.
+pub(super) async fn voter(arguments: BenchVoter) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    let stop = CancellationToken::new();
+    let watch = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            signals.asked().await;
+            stop.cancel();
+        }
+    });
+    let BenchVoter { node, dir, address, admit } = arguments;
+    let others = admit.into_iter().map(|(node, address)| (NodeId(node), address)).collect();
+    let ended = Voter { node: NodeId(node), dir, address, others }.run(stop).await;
+    watch.abort();
+    ended.map_err(|error| Failure::new(format!("{error:#}")))
 }
 
 fn told(error: &BenchError) -> Failure {

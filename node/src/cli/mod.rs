@@ -80,6 +80,7 @@ async fn execute(arguments: Arguments) -> Result<(), Failure> {
         Command::Delete(delete) => change::delete(&target, delete).await,
         Command::Image(image) => image::image(&target, image).await,
         Command::Bench(arguments) => bench::bench(arguments).await,
+        Command::BenchVoter(arguments) => bench::voter(arguments).await,
         Command::Doctor { output } => doctor::doctor(&target, output),
         Command::Completion { shell } => {
             let mut script = Vec::new();

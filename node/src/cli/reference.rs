@@ -28,7 +28,7 @@ fn the_page_is_what_the_command_line_takes() {
 fn every_command_opens_with_examples() {
     fn check(path: &str, command: &Command) {
         if command.has_subcommands() {
-            command.get_subcommands().filter(|inner| inner.get_name() != "help").for_each(|inner| {
+            command.get_subcommands().filter(|inner| is_for_people(inner)).for_each(|inner| {
                 check(&format!("{path} {}", inner.get_name()), inner);
             });
             return;
@@ -40,8 +40,13 @@ fn every_command_opens_with_examples() {
     check("hearth", &Arguments::command());
 }
 
+/// Returns whether a command is documented: not clap's own, and none that this program starts itself with.
+fn is_for_people(command: &Command) -> bool {
+    command.get_name() != "help" && !command.is_hide_set()
+}
+
 fn describe(page: &mut String, path: &str, command: &Command) {
-    if command.get_name() == "help" {
+    if !is_for_people(command) {
         return;
     }
     if command.has_subcommands() {

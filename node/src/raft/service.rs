@@ -80,7 +80,9 @@ impl Cluster for Leader {
                 index: written.log_id.index,
                 answer: written.data.as_ref().map(codec::encode_answer),
             }),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => Wire::NotLeader(not_leader(&forward)),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Wire::NotLeader(not_leader(&forward))
+            }
             Err(error) => return Err(Status::failed_precondition(error.to_string())),
         };
         Ok(Response::new(v1::ProposeReply { result: Some(result) }))

@@ -1,0 +1,123 @@
+//! One client for both: puts a small value into a replicated log over gRPC, ours or etcd's.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use control_plane::codec;
+use control_plane::model::{NodeId, NodeSpec, Resources};
+use control_plane::state::Command;
+use http::uri::PathAndQuery;
+use proto::v1;
+use proto::v1::cluster_client::ClusterClient;
+use tonic::client::Grpc;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use tonic_prost::ProstCodec;
+
+/// How long a value is, in bytes.
+const VALUE_BYTES: usize = 64;
+
+/// How many keys are written, again and again.
+const KEYS: usize = 1024;
+
+/// Whom the client talks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    Ours,
+    Etcd,
+}
+
+/// A client over one connection; clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    dialect: Dialect,
+    channel: Channel,
+}
+
+/// etcd's `PutRequest`, as far as it is used here.
+#[derive(Clone, PartialEq, prost::Message)]
+struct EtcdPut {
+    #[prost(bytes = "vec", tag = "1")]
+    key: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// An answer whose content does not matter.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Ignored {}
+
+/// etcd's `StatusResponse`, as far as it is used here.
+#[derive(Clone, PartialEq, prost::Message)]
+struct EtcdStatus {
+    #[prost(message, optional, tag = "1")]
+    header: Option<EtcdHeader>,
+    #[prost(uint64, tag = "4")]
+    leader: u64,
+}
+
+/// etcd's `ResponseHeader`, as far as it is used here.
+#[derive(Clone, PartialEq, prost::Message)]
+struct EtcdHeader {
+    #[prost(uint64, tag = "2")]
+    member: u64,
+}
+
+impl Client {
+    pub(super) fn new(dialect: Dialect, address: SocketAddr) -> Result<Self, tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
+        Ok(Self { dialect, channel: endpoint.connect_lazy() })
+    }
+
+    /// Puts the `number`th value; returns once it is acknowledged.
+    pub(super) async fn put(&self, number: usize) -> Result<(), Status> {
+        let key = number % KEYS;
+        match self.dialect {
+            Dialect::Ours => {
+                let mut client = ClusterClient::new(self.channel.clone());
+                let reply = client.propose(v1::ProposeRequest { command: Some(command(key)) }).await?.into_inner();
+                match reply.result {
+                    Some(v1::propose_reply::Result::Applied(_)) => Ok(()),
+                    Some(v1::propose_reply::Result::NotLeader(_)) | None => {
+                        Err(Status::unavailable("it does not lead, or not any more"))
+                    }
+                }
+            }
+            Dialect::Etcd => {
+                let put = EtcdPut { key: format!("node-{key}").into_bytes(), value: vec![b'v'; VALUE_BYTES] };
+                self.etcd::<EtcdPut, Ignored>("/etcdserverpb.KV/Put", put).await.map(drop)
+            }
+        }
+    }
+
+    /// Returns whether the other side leads, and puts a first value if so.
+    pub(super) async fn is_leader(&self) -> bool {
+        let leads = match self.dialect {
+            Dialect::Ours => true,
+            Dialect::Etcd => {
+                let status = self.etcd::<Ignored, EtcdStatus>("/etcdserverpb.Maintenance/Status", Ignored {}).await;
+                status.is_ok_and(|status| status.header.is_some_and(|header| header.member == status.leader))
+            }
+        };
+        leads && self.put(0).await.is_ok()
+    }
+
+    async fn etcd<Q, A>(&self, path: &'static str, message: Q) -> Result<A, Status>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        A: prost::Message + Default + Send + Sync + 'static,
+    {
+        let mut grpc = Grpc::new(self.channel.clone());
+        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let codec: ProstCodec<Q, A> = ProstCodec::default();
+        Ok(grpc.unary(Request::new(message), PathAndQuery::from_static(path), codec).await?.into_inner())
+    }
+}
+
+/// Our command that comes closest to a put: it writes one row, of the same size.
+fn command(key: usize) -> v1::Command {
+    let node = NodeId(u32::try_from(key).unwrap_or_default() + 1);
+    let labels = BTreeMap::from([("value".to_owned(), "v".repeat(VALUE_BYTES))]);
+    let spec = NodeSpec { name: format!("node-{key}"), capacity: Resources::default(), labels };
+    codec::encode_command(&Command::RegisterNode { node, spec })
+}
