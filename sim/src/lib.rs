@@ -14,6 +14,7 @@ mod log;
 mod mark;
 mod nature;
 mod node;
+mod raft;
 pub mod rng;
 mod sandbox;
 mod schedule;

@@ -1,0 +1,3 @@
+//! A cluster of voters in the simulator.
+
+mod runtime;
