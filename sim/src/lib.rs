@@ -14,7 +14,7 @@ mod log;
 mod mark;
 mod nature;
 mod node;
-mod raft;
+pub mod raft;
 pub mod rng;
 mod sandbox;
 mod schedule;
@@ -52,6 +52,8 @@ pub struct Report {
 /// A seed that did not hold, with all it takes to see it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
+    /// The test that plays it again.
+    pub test: &'static str,
     /// The seed.
     pub seed: u64,
     /// What went wrong: violations, or the message of a panic.
@@ -60,7 +62,7 @@ pub struct Broken {
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "seed {}; again: {}", self.seed, replay(self.seed))?;
+        write!(f, "seed {}; again: {}", self.seed, replay(self.test, self.seed))?;
         for problem in &self.problems {
             write!(f, "\n  {problem}")?;
         }
@@ -105,12 +107,12 @@ pub fn attempt(seed: u64) -> Result<Report, Broken> {
         Ok(report) => report.violations,
         Err(panic) => vec![format!("it panicked: {}", message(panic.as_ref()))],
     };
-    Err(Broken { seed, problems })
+    Err(Broken { test: "seeds", seed, problems })
 }
 
 /// Returns the command that plays one seed again.
-pub fn replay(seed: u64) -> String {
-    format!("HEARTH_SEED={seed} cargo test --package sim --test seeds")
+pub fn replay(test: &str, seed: u64) -> String {
+    format!("HEARTH_SEED={seed} cargo test --package sim --test {test}")
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> &str {
