@@ -3,9 +3,9 @@
 //! Simulated are the node's side of every machine: the log, sandboxes, callers, operators, and what goes wrong. Not simulated
 //! are the decisions: `State::apply`, `Controller`, `Supervisor` and `Dispatch` are the very code that `node` runs.
 //!
-//! One node, and a log that is ideal but for its delay: Raft itself is not in here yet. The same seed gives the same
-//! [`Report::hash`] of everything that happened, in any process on any machine: all randomness comes out of one seed by one
-//! named stream per use ([`rng`]), and nothing is computed in floating point.
+//! One node, and a log that is ideal but for its delay; Raft itself, with disks and networks that fail, is in [`raft`]. The same
+//! seed gives the same [`Report::hash`] of everything that happened, in any process on any machine: all randomness comes out of
+//! one seed by one named stream per use ([`rng`]), and nothing is computed in floating point.
 
 mod call;
 mod check;

@@ -3,7 +3,7 @@
 //! It keeps a log of its own: the first replica that applies an entry settles what stands there for ever. That log is applied to
 //! a state of its own, so that the state of every replica can be compared at every index, also after snapshots and restarts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use control_plane::codec;
@@ -39,10 +39,10 @@ pub(super) struct Facts {
     pub(super) journal: Journal,
     pub(super) history: History,
     replicas: BTreeMap<u64, Replica>,
-    /// Who led in each term.
-    leaders: BTreeMap<u64, u64>,
-    /// The hash of each entry that was ever appended, by index and term.
-    entries: BTreeMap<(u64, u64), u64>,
+    /// Every leader that there was, by term and node.
+    leaders: BTreeSet<(u64, u64)>,
+    /// The hash of each entry that was ever appended, by index and leader.
+    entries: BTreeMap<(u64, u64, u64), u64>,
     /// Each entry that was ever applied, and the hash of the state after it.
     applied: Vec<(u64, u64)>,
     state: State,
@@ -97,22 +97,24 @@ impl Oracle {
         }
     }
 
-    /// A node sends entries as the leader of a term.
-    pub(super) fn led(&self, node: u64, term: u64) {
+    /// A node sends entries in the name of a leader.
+    ///
+    /// A term may have more leaders than one: whoever has the higher id takes over from the lower within the term, and ids of
+    /// entries tell them apart.
+    pub(super) fn led(&self, node: u64, vote: v1::Vote) {
         let mut facts = self.facts();
-        match facts.leaders.get(&term) {
-            Some(leader) if *leader == node => {}
-            Some(leader) => {
-                let violation = format!("two leaders in term {term}: {leader} and {node}");
-                facts.journal.blame(&violation);
+        if vote.node != node {
+            let violation = format!("{node} sends entries in the name of {}", vote.node);
+            facts.journal.blame(&violation);
+        }
+        if facts.leaders.insert((vote.term, vote.node)) {
+            facts.journal.tell(|| format!("{node} leads in term {}", vote.term));
+            facts.journal.count("leaders");
+            if facts.leaders.len() > 1 {
+                facts.journal.mark(Mark::LeaderChanged);
             }
-            None => {
-                facts.leaders.insert(term, node);
-                facts.journal.tell(|| format!("{node} leads in term {term}"));
-                facts.journal.count("leaders");
-                if facts.leaders.len() > 1 {
-                    facts.journal.mark(Mark::LeaderChanged);
-                }
+            if facts.leaders.range((vote.term, 0)..=(vote.term, u64::MAX)).count() > 1 {
+                facts.journal.mark(Mark::TermSharedByLeaders);
             }
         }
     }
@@ -171,10 +173,10 @@ impl Facts {
                 log.insert(record.index, record.payload.clone());
                 let id = v1::LogEntry::decode(&record.payload[..]).ok().and_then(|entry| entry.id);
                 let Some(id) = id else { return self.journal.blame(&format!("{node} wrote an entry without id")) };
-                let (term, now) = (id.term, hash(&record.payload));
-                if *self.entries.entry((record.index, term)).or_insert(now) != now {
-                    let index = record.index;
-                    self.journal.blame(&format!("{node} wrote another entry {index} of term {term}"));
+                let now = hash(&record.payload);
+                if *self.entries.entry((record.index, id.term, id.node)).or_insert(now) != now {
+                    let v1::LogId { index, term, node: leader } = id;
+                    self.journal.blame(&format!("{node} wrote another entry {index} of {leader} in term {term}"));
                 }
             }
             RecordKind::Truncate => {

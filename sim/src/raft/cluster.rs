@@ -8,6 +8,7 @@ use control_plane::raft::{self, LogStore, Machine, Record, Replica, View};
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::impls::BasicNode;
+use openraft_rt::AsyncRuntime;
 
 use super::check::Oracle;
 use super::disk::Platter;
@@ -18,6 +19,9 @@ use super::swarm::Swarm;
 
 /// openraft in the simulator.
 pub(super) type Core = raft::Core<Virtual, Platter>;
+
+/// How often it is looked whether a node's openraft has failed.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How a node stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +113,7 @@ impl Cluster {
             return;
         }
         let voters = self.voters();
-        if voters.iter().any(|other| *other != node && !matches!(self.network().host(*other), Host::Up(..))) {
+        if runtime::now() > 0 && voters.iter().any(|other| *other != node && !matches!(self.network().host(*other), Host::Up(..))) {
             self.oracle().mark(Mark::RestartedBesideDown);
         }
         let records = self.disk(node).open();
@@ -150,14 +154,14 @@ impl Cluster {
             // Refused if the cluster is there already, which is as good.
             let _ = core.initialize(members).await;
         }
-        let mut metrics = core.metrics();
+        let metrics = core.metrics();
         drop(core);
-        while metrics.changed().await.is_ok() {
+        loop {
             if let Err(fatal) = &metrics.borrow_watched().running_state {
                 return Err(fatal.to_string());
             }
+            Virtual::sleep(LOOK_EVERY).await;
         }
-        Ok(())
     }
 
     /// Stops nodes at one instant.

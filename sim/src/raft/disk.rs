@@ -93,7 +93,7 @@ impl Platter {
             contents.life += 1;
             if let Some(batch) = contents.in_flight.take() {
                 let kept = rng.below(batch.len() as u64 + 1);
-                let gap = rng.chance(300).then(|| rng.below(batch.len() as u64));
+                let gap = rng.chance(500).then(|| rng.below(batch.len() as u64));
                 for (number, record) in (0..kept).zip(batch.iter()) {
                     let place = if Some(number) == gap { Place::Torn } else { Place::Record(record.clone()) };
                     contents.write(place);

@@ -5,6 +5,8 @@
 pub enum Mark {
     /// A second leader was elected.
     LeaderChanged,
+    /// One term had two leaders, the second with the higher id.
+    TermSharedByLeaders,
     /// A leader was cut off from everybody.
     LeaderIsolated,
     /// A node lost entries that another leader's took the place of.
@@ -57,8 +59,9 @@ pub enum Mark {
 
 impl Mark {
     /// Every mark.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::LeaderChanged,
+        Self::TermSharedByLeaders,
         Self::LeaderIsolated,
         Self::EntriesTruncated,
         Self::SnapshotWritten,

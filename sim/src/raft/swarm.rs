@@ -73,9 +73,9 @@ impl Swarm {
     /// Draws the surroundings of one seed.
     pub(super) fn draw(rng: &mut Rng) -> Self {
         let mut swarm = Self {
-            clients: rng.between(2, 5),
+            clients: rng.between(2, 4),
             keys: rng.between(1, 3),
-            pace: *rng.pick(&[Micros(100, 5_000), Micros(1_000, 40_000), Micros(1_000, 200_000)]),
+            pace: *rng.pick(&[Micros(1_000, 20_000), Micros(5_000, 100_000), Micros(10_000, 400_000)]),
             reads_permille: *rng.pick(&[100, 400, 700]),
             delay: *rng.pick(&[Micros(50, 150), Micros(100, 500), Micros(200, 5_000)]),
             fault_pace: *rng.pick(&[Micros(20_000, 400_000), Micros(100_000, 1_500_000)]),

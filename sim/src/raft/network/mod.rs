@@ -187,10 +187,10 @@ impl Peer for Way {
 }
 
 impl Way {
-    /// Tells the oracle who speaks as the leader of a term.
+    /// Tells the oracle who speaks as a leader.
     fn led(&self, append: &v1::AppendRequest) {
-        if let Some(vote) = &append.vote {
-            self.network.oracle.led(self.from, vote.term);
+        if let Some(vote) = append.vote {
+            self.network.oracle.led(self.from, vote);
         }
     }
 }
