@@ -68,10 +68,26 @@ mod faults {
         DeadlineForgotten,
         /// A deleted function's revisions are counted anew.
         CountedAnew,
+        /// A leader that comes back leads on in its term.
+        LeaderRestored,
+        /// A vote is told before it is durable.
+        VoteForgotten,
+        /// Entries count as durable before they are.
+        AcknowledgedUnsynced,
+        /// A node that comes back takes its whole log for committed.
+        CommittedGuessed,
+        /// A snapshot from the leader is used but not kept.
+        SnapshotNotKept,
+        /// A snapshot forgets the members.
+        MembersForgotten,
+        /// What a crash left behind a gap on the simulated disk is not erased.
+        TailKept,
+        /// A node that takes itself for the leader reads without asking a quorum.
+        ReadUnconfirmed,
     }
 
     impl Fault {
-        /// Every fault.
+        /// Every fault of the four machines.
         pub const ALL: [Self; 20] = [
             Self::DoubleStart,
             Self::StartOverGrant,
@@ -93,6 +109,18 @@ mod faults {
             Self::PlacedBesideGrant,
             Self::DeadlineForgotten,
             Self::CountedAnew,
+        ];
+
+        /// Every fault of the replicated log.
+        pub const RAFT: [Self; 8] = [
+            Self::LeaderRestored,
+            Self::VoteForgotten,
+            Self::AcknowledgedUnsynced,
+            Self::CommittedGuessed,
+            Self::SnapshotNotKept,
+            Self::MembersForgotten,
+            Self::TailKept,
+            Self::ReadUnconfirmed,
         ];
     }
 
@@ -116,12 +144,11 @@ mod faults {
         run()
     }
 
-    pub(crate) fn is_planted(fault: Fault) -> bool {
+    /// Returns whether a fault is planted in this thread.
+    pub fn is_planted(fault: Fault) -> bool {
         PLANTED.get() == Some(fault)
     }
 }
 
 #[cfg(feature = "planted")]
-pub(crate) use faults::is_planted;
-#[cfg(feature = "planted")]
-pub use faults::{Fault, with};
+pub use faults::{Fault, is_planted, with};

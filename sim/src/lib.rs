@@ -3,9 +3,9 @@
 //! Simulated are the node's side of every machine: the log, sandboxes, callers, operators, and what goes wrong. Not simulated
 //! are the decisions: `State::apply`, `Controller`, `Supervisor` and `Dispatch` are the very code that `node` runs.
 //!
-//! One node, and a log that is ideal but for its delay: Raft itself is not in here yet. The same seed gives the same
-//! [`Report::hash`] of everything that happened, in any process on any machine: all randomness comes out of one seed by one
-//! named stream per use ([`rng`]), and nothing is computed in floating point.
+//! One node, and a log that is ideal but for its delay; Raft itself, with disks and networks that fail, is in [`raft`]. The same
+//! seed gives the same [`Report::hash`] of everything that happened, in any process on any machine: all randomness comes out of
+//! one seed by one named stream per use ([`rng`]), and nothing is computed in floating point.
 
 mod call;
 mod check;
@@ -14,6 +14,7 @@ mod log;
 mod mark;
 mod nature;
 mod node;
+pub mod raft;
 pub mod rng;
 mod sandbox;
 mod schedule;
@@ -51,6 +52,8 @@ pub struct Report {
 /// A seed that did not hold, with all it takes to see it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
+    /// The test that plays it again.
+    pub test: &'static str,
     /// The seed.
     pub seed: u64,
     /// What went wrong: violations, or the message of a panic.
@@ -59,7 +62,7 @@ pub struct Broken {
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "seed {}; again: {}", self.seed, replay(self.seed))?;
+        write!(f, "seed {}; again: {}", self.seed, replay(self.test, self.seed))?;
         for problem in &self.problems {
             write!(f, "\n  {problem}")?;
         }
@@ -104,12 +107,12 @@ pub fn attempt(seed: u64) -> Result<Report, Broken> {
         Ok(report) => report.violations,
         Err(panic) => vec![format!("it panicked: {}", message(panic.as_ref()))],
     };
-    Err(Broken { seed, problems })
+    Err(Broken { test: "seeds", seed, problems })
 }
 
 /// Returns the command that plays one seed again.
-pub fn replay(seed: u64) -> String {
-    format!("HEARTH_SEED={seed} cargo test --package sim --test seeds")
+pub fn replay(test: &str, seed: u64) -> String {
+    format!("HEARTH_SEED={seed} cargo test --package sim --test {test}")
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> &str {

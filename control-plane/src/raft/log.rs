@@ -13,6 +13,7 @@ use openraft_rt::{AsyncRuntime, Oneshot, OneshotSender};
 
 use super::{Disk, Entry, LogId, Record, RecordKind, Types, Vote, wire};
 use crate::codec::DecodeError;
+use crate::planted::planted;
 
 /// The most bytes of entries that one message to a peer carries, unless a single entry is larger.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -217,7 +218,11 @@ impl<RT: AsyncRuntime, D: Disk> RaftLogStorage<Types<RT>> for LogStore<D> {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let record = Record { kind: RecordKind::Vote, index: 0, payload: wire::encode_vote(vote) };
-        self.keep::<RT>(record).await?;
+        if planted!(VoteForgotten) {
+            self.disk.append_lazily(record);
+        } else {
+            self.keep::<RT>(record).await?;
+        }
         self.lock().vote = Some(*vote);
         Ok(())
     }
@@ -231,7 +236,11 @@ impl<RT: AsyncRuntime, D: Disk> RaftLogStorage<Types<RT>> for LogStore<D> {
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        Ok(self.lock().committed)
+        let inner = self.lock();
+        if planted!(CommittedGuessed) {
+            return Ok(inner.entries.last_key_value().map(|(_, (entry, _))| entry.log_id).or(inner.purged));
+        }
+        Ok(inner.committed)
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types<RT>>) -> io::Result<()>
@@ -248,7 +257,12 @@ impl<RT: AsyncRuntime, D: Disk> RaftLogStorage<Types<RT>> for LogStore<D> {
         }
         // Readers may see entries before they are durable; openraft counts them only once the callback comes.
         self.lock().entries.extend(stored);
-        self.disk.append(records, Box::new(move |result| callback.io_completed(result)));
+        if planted!(AcknowledgedUnsynced) {
+            self.disk.append(records, Box::new(drop));
+            callback.io_completed(Ok(()));
+        } else {
+            self.disk.append(records, Box::new(move |result| callback.io_completed(result)));
+        }
         Ok(())
     }
 

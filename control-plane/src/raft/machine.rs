@@ -12,6 +12,7 @@ use openraft_rt::{AsyncRuntime, Oneshot, OneshotSender};
 
 use super::{Answer, Disk, LeaderId, LogId, Payload, StoredMembership, Types, wire};
 use crate::codec::DecodeError;
+use crate::planted::planted;
 use crate::state::State;
 
 /// What is known about a snapshot without reading it.
@@ -174,7 +175,9 @@ impl<RT: AsyncRuntime, D: Disk> RaftStateMachine<Types<RT>> for Machine<RT, D> {
     async fn install_snapshot(&mut self, _meta: &SnapshotMeta, bytes: Vec<u8>) -> io::Result<()> {
         let applied = Applied::decode(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let last = applied.last;
-        put::<RT, D>(&self.disk, last, bytes).await?;
+        if !planted!(SnapshotNotKept) {
+            put::<RT, D>(&self.disk, last, bytes).await?;
+        }
         self.view.update(|current| *current = applied);
         (self.on_applied)(last.map_or(0, |id| id.index));
         Ok(())
@@ -204,7 +207,9 @@ impl<RT: AsyncRuntime, D: Disk> RaftSnapshotBuilder<Types<RT>> for Builder<RT, D
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let applied = &self.applied;
-        let bytes = wire::encode_snapshot(applied.last, &applied.members, &applied.state);
+        let forgotten = StoredMembership::default();
+        let members = if planted!(MembersForgotten) { &forgotten } else { &applied.members };
+        let bytes = wire::encode_snapshot(applied.last, members, &applied.state);
         put::<RT, D>(&self.disk, applied.last, bytes.clone()).await?;
         Ok(Snapshot { meta: applied.meta(), snapshot: bytes })
     }

@@ -18,6 +18,7 @@ mod message;
 mod network;
 mod parts;
 mod replica;
+mod settings;
 mod transport;
 mod wire;
 
@@ -35,6 +36,7 @@ pub use machine::{Machine, SnapshotError, View};
 pub use network::{Link, Network};
 pub use parts::SNAPSHOT_MAX_BYTES;
 pub use replica::{AnswerError, Core, Replica};
+pub use settings::settings;
 pub use transport::{AppendReplies, Appends, Lane, Peer, Transport, TransportError};
 
 use crate::model::Timestamp;

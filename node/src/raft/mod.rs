@@ -22,11 +22,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::model::NodeId;
-use control_plane::raft::{LogStore, Machine, Network, RecoverError, Replica, SnapshotError, Types, View};
+use control_plane::raft::{LogStore, Machine, Network, RecoverError, Replica, SnapshotError, Types, View, settings};
 use control_plane::state::State;
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::impls::{BasicNode, TokioRuntime};
-use openraft::{ServerState, SnapshotPolicy};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -41,24 +41,6 @@ use crate::clock::Clock;
 
 /// How long the node waits at its start until it leads its own cluster.
 const LEAD_MAX: Duration = Duration::from_secs(10);
-
-/// Milliseconds between heartbeats.
-const HEARTBEAT_MS: u64 = 50;
-
-/// Milliseconds without a leader after which a node stands for election, at least and at most.
-const ELECTION_MS: [u64; 2] = [150, 300];
-
-/// Entries after which the state is written as a snapshot and the log before it is purged.
-const SNAPSHOT_ENTRIES: u64 = 5_000;
-
-/// Entries that stay in the log behind a snapshot.
-const KEPT_ENTRIES: u64 = 1_000;
-
-/// Entries that one append takes at most.
-const APPEND_ENTRIES_MAX: u64 = 4_096;
-
-/// How long a leader without a quorum goes on before it looks for one.
-const QUORUM_PROBE_MS: u64 = 1_000;
 
 type T = Types<TokioRuntime>;
 
@@ -161,21 +143,7 @@ impl Raft {
         )
         .map_err(OpenError::Snapshot)?;
         let view = machine.view();
-        let settings = openraft::Config {
-            cluster_name: "hearth".to_owned(),
-            heartbeat_interval: HEARTBEAT_MS,
-            election_timeout_min: ELECTION_MS[0],
-            election_timeout_max: ELECTION_MS[1],
-            max_payload_entries: APPEND_ENTRIES_MAX,
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
-            max_in_snapshot_log_to_keep: KEPT_ENTRIES,
-            enable_pre_vote: Some(true),
-            quorum_loss_probe_interval: Some(QUORUM_PROBE_MS),
-            // A leader that lost its unsynced tail would come back in the same term and give its log ids away twice.
-            enable_leader_restore: Some(false),
-            ..openraft::Config::default()
-        };
-        let settings = Arc::new(settings.validate().map_err(|error| OpenError::Core(error.to_string()))?);
+        let settings = Arc::new(settings().validate().map_err(|error| OpenError::Core(error.to_string()))?);
         let id = u64::from(config.node.0);
         let channels = Channels::default();
         let network = Network::new(channels.clone());

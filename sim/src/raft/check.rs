@@ -1,0 +1,243 @@
+//! What must hold of a replicated log at every moment: an oracle that sees every disk, every leader and every applied entry.
+//!
+//! It keeps a log of its own: the first replica that applies an entry settles what stands there for ever. That log is applied to
+//! a state of its own, so that the state of every replica can be compared at every index, also after snapshots and restarts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use control_plane::codec;
+use control_plane::model::NodeId;
+use control_plane::raft::{Record, RecordKind, View};
+use control_plane::state::{Command, State};
+use prost::Message;
+use proto::v1;
+use proto::v1::log_entry::Payload;
+
+use super::history::History;
+use super::journal::Journal;
+use super::mark::Mark;
+use super::runtime;
+
+/// FNV-1a.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// What one node's disk was told, and how far its state is.
+#[derive(Default)]
+struct Replica {
+    log: BTreeMap<u64, Vec<u8>>,
+    /// The first entry that is not applied.
+    next: u64,
+    /// The last entry of a snapshot that came from a leader and is being written: it takes the place of what the log holds.
+    installs: Option<u64>,
+}
+
+#[derive(Default)]
+pub(super) struct Facts {
+    pub(super) journal: Journal,
+    pub(super) history: History,
+    replicas: BTreeMap<u64, Replica>,
+    /// Every leader that there was, by term and node.
+    leaders: BTreeSet<(u64, u64)>,
+    /// The hash of each entry that was ever appended, by index and leader.
+    entries: BTreeMap<(u64, u64, u64), u64>,
+    /// Each entry that was ever applied, and the hash of the state after it.
+    applied: Vec<(u64, u64)>,
+    state: State,
+}
+
+/// The oracle; clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Oracle(Arc<Mutex<Facts>>);
+
+impl Oracle {
+    pub(super) fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn count(&self, what: &'static str) {
+        self.facts().journal.count(what);
+    }
+
+    pub(super) fn mark(&self, mark: Mark) {
+        self.facts().journal.mark(mark);
+    }
+
+    pub(super) fn blame(&self, violation: &str) {
+        self.facts().journal.blame(violation);
+    }
+
+    pub(super) fn tell(&self, text: impl FnOnce() -> String) {
+        self.facts().journal.tell(text);
+    }
+
+    /// A node comes back with these records.
+    pub(super) fn recovered(&self, node: u64, records: &[Record]) {
+        let mut facts = self.facts();
+        facts.replicas.insert(node, Replica::default());
+        for record in records {
+            facts.record(node, record);
+        }
+    }
+
+    /// A node's disk is given a record.
+    pub(super) fn appended(&self, node: u64, record: &Record) {
+        self.facts().record(node, record);
+    }
+
+    /// A node's disk is given a snapshot that covers the log up to `last`.
+    pub(super) fn snapshot(&self, node: u64, last: u64) {
+        let mut facts = self.facts();
+        facts.journal.mark(Mark::SnapshotWritten);
+        let replica = facts.replicas.entry(node).or_default();
+        if last >= replica.next {
+            replica.installs = Some(last);
+        }
+    }
+
+    /// A node sends entries in the name of a leader.
+    ///
+    /// A term may have more leaders than one: whoever has the higher id takes over from the lower within the term, and ids of
+    /// entries tell them apart.
+    pub(super) fn led(&self, node: u64, vote: v1::Vote) {
+        let mut facts = self.facts();
+        if vote.node != node {
+            let violation = format!("{node} sends entries in the name of {}", vote.node);
+            facts.journal.blame(&violation);
+        }
+        if facts.leaders.insert((vote.term, vote.node)) {
+            facts.journal.tell(|| format!("{node} leads in term {}", vote.term));
+            facts.journal.count("leaders");
+            if facts.leaders.len() > 1 {
+                facts.journal.mark(Mark::LeaderChanged);
+            }
+            if facts.leaders.range((vote.term, 0)..=(vote.term, u64::MAX)).count() > 1 {
+                facts.journal.mark(Mark::TermSharedByLeaders);
+            }
+        }
+    }
+
+    /// A node begins with the state of its newest snapshot.
+    pub(super) fn opened(&self, node: u64, view: &View) {
+        let Some(last) = view.last_applied() else { return };
+        let mut facts = self.facts();
+        facts.compare(node, last.index, view);
+        let replica = facts.replicas.entry(node).or_default();
+        replica.next = last.index + 1;
+        if replica.log.last_key_value().is_some_and(|(index, _)| *index > last.index) {
+            facts.journal.mark(Mark::RestartedFromSnapshot);
+        }
+    }
+
+    /// A node has applied everything up to an entry.
+    pub(super) fn applied(&self, node: u64, last: u64, view: &View) {
+        let mut facts = self.facts();
+        let from = facts.replicas.entry(node).or_default().next;
+        if from > last {
+            let violation = format!("{node} applied entry {last} again");
+            facts.journal.blame(&violation);
+        }
+        let is_install = facts.replicas.get(&node).is_some_and(|replica| replica.installs == Some(last));
+        if is_install {
+            facts.journal.mark(Mark::SnapshotInstalled);
+        } else {
+            for index in from..=last {
+                match facts.replicas.get(&node).and_then(|replica| replica.log.get(&index)).cloned() {
+                    Some(entry) => facts.settle(node, index, &entry),
+                    None => {
+                        let violation = format!("{node} applied entry {index}, which its disk was never given");
+                        facts.journal.blame(&violation);
+                    }
+                }
+            }
+        }
+        let replica = facts.replicas.entry(node).or_default();
+        (replica.next, replica.installs) = (last + 1, None);
+        facts.compare(node, last, view);
+    }
+
+    /// Returns the index of the last entry that any node has applied.
+    pub(super) fn last(&self) -> Option<u64> {
+        (self.facts().applied.len() as u64).checked_sub(1)
+    }
+}
+
+impl Facts {
+    fn record(&mut self, node: u64, record: &Record) {
+        let log = &mut self.replicas.entry(node).or_default().log;
+        match record.kind {
+            RecordKind::Entry => {
+                log.split_off(&record.index);
+                log.insert(record.index, record.payload.clone());
+                let id = v1::LogEntry::decode(&record.payload[..]).ok().and_then(|entry| entry.id);
+                let Some(id) = id else { return self.journal.blame(&format!("{node} wrote an entry without id")) };
+                let now = hash(&record.payload);
+                if *self.entries.entry((record.index, id.term, id.node)).or_insert(now) != now {
+                    let v1::LogId { index, term, node: leader } = id;
+                    self.journal.blame(&format!("{node} wrote another entry {index} of {leader} in term {term}"));
+                }
+            }
+            RecordKind::Truncate => {
+                if !log.split_off(&record.index).is_empty() {
+                    self.journal.mark(Mark::EntriesTruncated);
+                }
+            }
+            RecordKind::Purge => {
+                self.journal.mark(Mark::LogPurged);
+                let replica = self.replicas.entry(node).or_default();
+                // What is not applied yet is still to be compared.
+                let upto = replica.next.min(record.index + 1);
+                replica.log = replica.log.split_off(&upto);
+            }
+            RecordKind::Vote | RecordKind::Committed => {}
+        }
+    }
+
+    /// Takes what a node has applied for settled, or compares it with what is.
+    fn settle(&mut self, node: u64, index: u64, entry: &[u8]) {
+        let applied = hash(entry);
+        runtime::note(applied);
+        match self.applied.get(usize::try_from(index).unwrap_or(usize::MAX)) {
+            Some((settled, _)) if *settled == applied => {}
+            Some(_) => self.journal.blame(&format!("{node} applied another entry {index} than was applied before")),
+            None if index == self.applied.len() as u64 => {
+                self.apply(entry);
+                self.applied.push((applied, hash(&codec::encode_state(&self.state))));
+            }
+            None => self.journal.blame(&format!("{node} applied entry {index} before anybody applied the one before")),
+        }
+    }
+
+    fn apply(&mut self, entry: &[u8]) {
+        let payload = v1::LogEntry::decode(entry).ok().and_then(|entry| entry.payload);
+        let Some(Payload::Entry(bytes)) = payload else { return };
+        let (at, command) = match codec::decode_entry(&bytes) {
+            Ok(decoded) => decoded,
+            Err(error) => return self.journal.blame(&format!("an applied entry cannot be read: {error}")),
+        };
+        let written = match &command {
+            Command::RegisterNode { node, spec } => Some((*node, spec.name.clone())),
+            _ => None,
+        };
+        // A refusal is an answer like any other.
+        let _ = self.state.apply(at, command);
+        if let Some((NodeId(key), name)) = written
+            && let Some(registered) = self.state.nodes.get(&NodeId(key))
+        {
+            self.history.commit(key, u64::from(registered.epoch.0), name);
+        }
+        self.journal.count("commands");
+    }
+
+    fn compare(&mut self, node: u64, index: u64, view: &View) {
+        let state = view.read(|state| hash(&codec::encode_state(state)));
+        runtime::note(state);
+        match self.applied.get(usize::try_from(index).unwrap_or(usize::MAX)) {
+            Some((_, settled)) if *settled == state => {}
+            Some(_) => self.journal.blame(&format!("the state of {node} after entry {index} is another one")),
+            None => self.journal.blame(&format!("{node} has entry {index}, which nobody has applied")),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Voters that start, crash and come back: the same steps as in `node`, over the simulated disk and network.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use control_plane::raft::{self, LogStore, Machine, Record, Replica, View};
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+use openraft::impls::BasicNode;
+use openraft_rt::AsyncRuntime;
+
+use super::check::Oracle;
+use super::disk::Platter;
+use super::mark::Mark;
+use super::network::{Host, Network};
+use super::runtime::{self, Virtual};
+use super::swarm::Swarm;
+
+/// openraft in the simulator.
+pub(super) type Core = raft::Core<Virtual, Platter>;
+
+/// How often it is looked whether a node's openraft has failed.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How a node stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Crash {
+    /// The kernel goes on: it ends the connections and refuses new ones.
+    Process,
+    /// Nothing is left that could say anything.
+    Power,
+}
+
+/// A cluster; clones share it.
+#[derive(Clone)]
+pub(super) struct Cluster(Arc<Shared>);
+
+struct Shared {
+    swarm: Swarm,
+    network: Network,
+    oracle: Oracle,
+    disks: BTreeMap<u64, Platter>,
+    views: Mutex<BTreeMap<u64, View>>,
+}
+
+impl Cluster {
+    /// Returns a cluster of which no node has started yet.
+    pub(super) fn new(seed: u64, swarm: Swarm, oracle: Oracle) -> Self {
+        let network = Network::new(seed, swarm.clone(), oracle.clone());
+        let disk = |node| (node, Platter::new(seed, node, swarm.clone(), oracle.clone()));
+        let disks = (1..=swarm.voters).map(disk).collect();
+        Self(Arc::new(Shared { swarm, network, oracle, disks, views: Mutex::default() }))
+    }
+
+    pub(super) fn oracle(&self) -> &Oracle {
+        &self.0.oracle
+    }
+
+    pub(super) fn network(&self) -> &Network {
+        &self.0.network
+    }
+
+    pub(super) fn swarm(&self) -> &Swarm {
+        &self.0.swarm
+    }
+
+    pub(super) fn disk(&self, node: u64) -> &Platter {
+        &self.0.disks[&node]
+    }
+
+    /// Returns every voter.
+    pub(super) fn voters(&self) -> Vec<u64> {
+        self.0.disks.keys().copied().collect()
+    }
+
+    /// Returns a voter's openraft, while it runs.
+    pub(super) fn core(&self, node: u64) -> Option<Core> {
+        match self.network().host(node) {
+            Host::Up(_, Some(replica)) => Some(replica.core().clone()),
+            Host::Up(_, None) | Host::Down | Host::Off => None,
+        }
+    }
+
+    /// Returns read access to a voter's state, as of its last start.
+    pub(super) fn view(&self, node: u64) -> Option<View> {
+        self.0.views.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+
+    /// Returns who says that it leads, in the highest term in which somebody does.
+    pub(super) fn leader(&self) -> Option<u64> {
+        let leads = |node: &u64| {
+            let watched = self.core(*node)?.metrics();
+            let metrics = watched.borrow_watched();
+            (metrics.state == ServerState::Leader).then_some((metrics.current_term, *node))
+        };
+        self.voters().iter().filter_map(leads).max().map(|(_, node)| node)
+    }
+
+    /// Returns the leader that a majority follows.
+    pub(super) fn agreed_leader(&self) -> Option<u64> {
+        let leader = self.leader()?;
+        let follows = |node: &u64| {
+            self.core(*node).is_some_and(|core| core.metrics().borrow_watched().current_leader == Some(leader))
+        };
+        let followers = self.voters().iter().filter(|node| follows(node)).count() as u64;
+        (followers * 2 > self.swarm().voters).then_some(leader)
+    }
+
+    /// Starts a node that does not run.
+    pub(super) fn boot(&self, node: u64) {
+        if matches!(self.network().host(node), Host::Up(..)) {
+            return;
+        }
+        let voters = self.voters();
+        if runtime::now() > 0
+            && voters.iter().any(|other| *other != node && !matches!(self.network().host(*other), Host::Up(..)))
+        {
+            self.oracle().mark(Mark::RestartedBesideDown);
+        }
+        let records = self.disk(node).open();
+        self.oracle().tell(|| format!("{node} starts with {} records", records.len()));
+        let group = runtime::group();
+        self.network().set(node, Host::Up(group, None));
+        let cluster = self.clone();
+        runtime::spawn_in(group, async move {
+            if let Err(error) = Box::pin(cluster.start(node, group, records)).await {
+                cluster.oracle().blame(&format!("{node} failed: {error}"));
+            }
+        });
+    }
+
+    async fn start(&self, node: u64, group: runtime::Group, records: Vec<Record>) -> Result<(), String> {
+        let disk = self.disk(node).clone();
+        let log = LogStore::open(disk.clone(), records).map_err(|error| error.to_string())?;
+        let is_pristine = log.is_pristine();
+        let (seen, oracle) = (Arc::new(OnceLock::<View>::new()), self.oracle().clone());
+        let watched = Arc::clone(&seen);
+        let on_applied = move |last| {
+            if let Some(view) = watched.get() {
+                oracle.applied(node, last, view);
+            }
+        };
+        let machine = Machine::open(disk, Arc::new(on_applied)).map_err(|error| error.to_string())?;
+        let view = machine.view();
+        self.oracle().opened(node, &view);
+        self.0.views.lock().unwrap_or_else(PoisonError::into_inner).insert(node, view.clone());
+        seen.set(view).map_err(|_| "the view was set before".to_owned())?;
+        let settings = Arc::new(self.swarm().settings().validate().map_err(|error| error.to_string())?);
+        let network = raft::Network::new(self.network().transport(node));
+        let core = Core::new(node, settings, network, log, machine).await.map_err(|error| error.to_string())?;
+        self.network().set(node, Host::Up(group, Some(Replica::new(core.clone()))));
+        if is_pristine && node == 1 {
+            let address = |node: &u64| (*node, BasicNode::new(format!("node-{node}")));
+            let members: BTreeMap<u64, BasicNode> = self.voters().iter().map(address).collect();
+            // Refused if the cluster is there already, which is as good.
+            let _ = core.initialize(members).await;
+        }
+        let metrics = core.metrics();
+        drop(core);
+        loop {
+            if let Err(fatal) = &metrics.borrow_watched().running_state {
+                return Err(fatal.to_string());
+            }
+            Virtual::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Stops nodes at one instant.
+    pub(super) fn crash(&self, nodes: &[u64], crash: Crash) {
+        self.oracle().tell(|| format!("{nodes:?} crash: {crash:?}"));
+        let before: Vec<(u64, Host)> = nodes.iter().map(|node| (*node, self.network().host(*node))).collect();
+        for (node, host) in &before {
+            match (crash, host) {
+                (Crash::Power, _) => self.network().set(*node, Host::Off),
+                (Crash::Process, Host::Off) => {}
+                (Crash::Process, Host::Down | Host::Up(..)) => self.network().set(*node, Host::Down),
+            }
+        }
+        for (node, host) in before {
+            if let Host::Up(group, replica) = host {
+                runtime::kill(group);
+                drop(replica);
+                self.disk(node).crash();
+            }
+        }
+    }
+
+    /// Lets a node's process stand still for a while.
+    pub(super) fn pause(&self, node: u64, duration: Duration) {
+        if let Host::Up(group, _) = self.network().host(node) {
+            self.oracle().tell(|| format!("{node} stands still for {duration:?}"));
+            runtime::pause(group);
+            runtime::after(duration, move || runtime::resume(group));
+        }
+    }
+
+    /// Ends everything that goes wrong: every node runs, nothing is lost or slow.
+    pub(super) fn calm(&self) {
+        self.oracle().tell(|| "faults stop".to_owned());
+        self.network().calm();
+        for node in self.voters() {
+            self.disk(node).calm();
+            if let Host::Up(group, _) = self.network().host(node) {
+                runtime::resume(group);
+            }
+            self.boot(node);
+        }
+    }
+
+    /// Drops every node.
+    pub(super) fn end(&self) {
+        for node in self.voters() {
+            if let Host::Up(group, replica) = self.network().host(node) {
+                self.network().set(node, Host::Off);
+                runtime::kill(group);
+                drop(replica);
+            }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What makes things go wrong: one fault after the other, of the kinds that the seed has drawn.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::cluster::{Cluster, Core, Crash};
+use super::mark::Mark;
+use super::network::Host;
+use super::runtime;
+use super::swarm::Micros;
+use crate::rng::Rng;
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// A process is killed, and comes back.
+    Kill,
+    /// The power of some nodes, or all, fails at one instant.
+    PowerLoss,
+    /// A process stands still.
+    Pause,
+    /// The leader's process stands still.
+    PauseLeader,
+    /// Some ways are cut in one direction.
+    CutOneWay,
+    /// The leader reaches nobody.
+    IsolateLeader,
+    /// The nodes fall into two parts.
+    Split,
+    /// The nodes fall into two parts that only one node connects.
+    Bridge,
+    /// The ways to one node are cut and mended again and again.
+    Flap,
+    /// Some ways take long.
+    Slow,
+    /// Much is lost.
+    Storm,
+    /// A disk takes no writes for a while.
+    DiskStall,
+    /// The leader hands over.
+    Transfer,
+    /// A node stands for election out of turn.
+    Elect,
+    /// A node writes a snapshot out of turn.
+    Snapshot,
+}
+
+impl Fault {
+    pub(super) const ALL: [Self; 15] = [
+        Self::Kill,
+        Self::PowerLoss,
+        Self::Pause,
+        Self::PauseLeader,
+        Self::CutOneWay,
+        Self::IsolateLeader,
+        Self::Split,
+        Self::Bridge,
+        Self::Flap,
+        Self::Slow,
+        Self::Storm,
+        Self::DiskStall,
+        Self::Transfer,
+        Self::Elect,
+        Self::Snapshot,
+    ];
+}
+
+/// How long a node stays down.
+const DOWN: Micros = Micros(5_000, 2_500_000);
+
+/// How long a network stays broken.
+const BROKEN: Micros = Micros(50_000, 3_000_000);
+
+/// How long a process or a disk stands still.
+const STILL: Micros = Micros(1_000, 2_000_000);
+
+#[derive(Clone)]
+struct Nemesis {
+    cluster: Cluster,
+    rng: Rc<RefCell<Rng>>,
+    until: Duration,
+}
+
+/// Lets faults happen until `until`; what they broke may stay broken longer.
+pub(super) fn start(cluster: &Cluster, seed: u64, until: Duration) {
+    let rng = Rc::new(RefCell::new(Rng::stream(seed, "nemesis")));
+    Nemesis { cluster: cluster.clone(), rng, until }.next();
+}
+
+impl Nemesis {
+    fn draw(&self, range: Micros) -> Duration {
+        range.draw(&mut self.rng.borrow_mut())
+    }
+
+    fn below(&self, bound: u64) -> u64 {
+        self.rng.borrow_mut().below(bound)
+    }
+
+    fn pick(&self, nodes: &[u64]) -> u64 {
+        *self.rng.borrow_mut().pick(nodes)
+    }
+
+    /// Returns each of some nodes with one chance in two.
+    fn some(&self, nodes: &[u64]) -> Vec<u64> {
+        nodes.iter().copied().filter(|_| self.rng.borrow_mut().chance(500)).collect()
+    }
+
+    fn next(self) {
+        let swarm = self.cluster.swarm();
+        if swarm.faults.is_empty() {
+            return;
+        }
+        let pause = self.draw(swarm.fault_pace);
+        runtime::after(pause, move || {
+            if Duration::from_nanos(runtime::now()) < self.until {
+                let fault = *self.rng.borrow_mut().pick(&self.cluster.swarm().faults);
+                self.happen(fault);
+                self.next();
+            }
+        });
+    }
+
+    fn happen(&self, fault: Fault) {
+        let voters = self.cluster.voters();
+        let leader = self.cluster.leader();
+        self.cluster.oracle().count("faults");
+        match fault {
+            Fault::Kill => {
+                let node = if self.below(3) == 0 { leader } else { None }.unwrap_or_else(|| self.pick(&voters));
+                self.down(&[node], Crash::Process);
+            }
+            Fault::PowerLoss => self.lose_power(&voters),
+            Fault::Pause => self.cluster.pause(self.pick(&voters), self.draw(STILL)),
+            Fault::PauseLeader => {
+                if let Some(leader) = leader {
+                    self.cluster.oracle().mark(Mark::LeaderPaused);
+                    self.cluster.pause(leader, self.draw(STILL));
+                }
+            }
+            Fault::CutOneWay => {
+                let from = self.some(&voters);
+                let cuts = self.pairs(&from, &self.some(&voters));
+                self.cut(cuts);
+            }
+            Fault::IsolateLeader => {
+                if let Some(leader) = leader {
+                    self.cluster.oracle().mark(Mark::LeaderIsolated);
+                    self.cut(self.both_ways(&[leader], &voters));
+                }
+            }
+            Fault::Split => self.cut(self.split(&voters)),
+            Fault::Bridge => {
+                let bridge = self.pick(&voters);
+                let others: Vec<u64> = voters.iter().copied().filter(|node| *node != bridge).collect();
+                self.cut(self.split(&others));
+            }
+            Fault::Flap => {
+                let cuts = self.both_ways(&[self.pick(&voters)], &voters);
+                self.flap(cuts, 2 + self.below(8));
+            }
+            Fault::Slow => self.slow(&voters),
+            Fault::Storm => {
+                let permille = u32::try_from(self.below(400)).unwrap_or(0);
+                self.cluster.network().wires().storm_permille = permille;
+                let network = self.cluster.network().clone();
+                runtime::after(self.draw(BROKEN), move || network.wires().storm_permille = 0);
+            }
+            Fault::DiskStall => self.cluster.disk(self.pick(&voters)).stall(self.draw(STILL)),
+            Fault::Transfer => {
+                if let Some(leader) = leader {
+                    let to = self.pick(&voters);
+                    self.cluster.oracle().mark(Mark::LeaderTransferred);
+                    self.trigger(leader, move |core| async move { core.trigger().transfer_leader(to).await.is_ok() });
+                }
+            }
+            Fault::Elect => {
+                let asks_first = self.below(2) == 0;
+                self.cluster.oracle().mark(Mark::ElectionForced);
+                let elect = move |core: Core| async move { core.trigger().elect(asks_first).await.is_ok() };
+                self.trigger(self.pick(&voters), elect);
+            }
+            Fault::Snapshot => {
+                self.trigger(self.pick(&voters), |core| async move { core.trigger().snapshot().await.is_ok() });
+            }
+        }
+    }
+
+    /// Asks something of a node's openraft, from within its process.
+    fn trigger<F>(&self, node: u64, ask: impl FnOnce(Core) -> F)
+    where
+        F: Future<Output = bool> + Send + 'static,
+    {
+        if let Host::Up(group, Some(replica)) = self.cluster.network().host(node) {
+            self.cluster.oracle().tell(|| format!("{node} is asked for something out of turn"));
+            // A node that is stopping refuses, which is as good.
+            runtime::spawn_in(group, ask(replica.core().clone()));
+        }
+    }
+
+    fn down(&self, nodes: &[u64], crash: Crash) {
+        self.cluster.crash(nodes, crash);
+        for node in nodes.iter().copied() {
+            let cluster = self.cluster.clone();
+            runtime::after(self.draw(DOWN), move || cluster.boot(node));
+        }
+    }
+
+    fn lose_power(&self, voters: &[u64]) {
+        let nodes = match self.below(4) {
+            0 => voters.to_vec(),
+            1 => vec![self.pick(voters)],
+            _ => self.some(voters),
+        };
+        if nodes.len() == voters.len() {
+            self.cluster.oracle().mark(Mark::AllWithoutPower);
+        }
+        if nodes.len() * 2 > voters.len() {
+            self.cluster.oracle().mark(Mark::MajorityWithoutPower);
+        }
+        self.down(&nodes, Crash::Power);
+    }
+
+    /// Returns the ways from some nodes to others.
+    fn pairs(&self, from: &[u64], to: &[u64]) -> Vec<(u64, u64)> {
+        let all = from.iter().flat_map(|from| to.iter().map(move |to| (*from, *to)));
+        all.filter(|(from, to)| from != to).collect()
+    }
+
+    fn both_ways(&self, here: &[u64], there: &[u64]) -> Vec<(u64, u64)> {
+        [self.pairs(here, there), self.pairs(there, here)].concat()
+    }
+
+    /// Returns the ways between two parts of some nodes.
+    fn split(&self, nodes: &[u64]) -> Vec<(u64, u64)> {
+        let here = self.some(nodes);
+        let there: Vec<u64> = nodes.iter().copied().filter(|node| !here.contains(node)).collect();
+        self.both_ways(&here, &there)
+    }
+
+    /// Cuts ways, and mends them later.
+    fn cut(&self, ways: Vec<(u64, u64)>) {
+        self.cluster.oracle().tell(|| format!("cut: {ways:?}"));
+        self.cluster.network().wires().cuts.extend(ways.iter().copied());
+        let cluster = self.cluster.clone();
+        runtime::after(self.draw(BROKEN), move || {
+            cluster.oracle().tell(|| format!("mended: {ways:?}"));
+            let mut wires = cluster.network().wires();
+            ways.iter().for_each(|way| {
+                wires.cuts.remove(way);
+            });
+        });
+    }
+
+    /// Cuts and mends ways in turns.
+    fn flap(&self, ways: Vec<(u64, u64)>, turns: u64) {
+        if turns == 0 || Duration::from_nanos(runtime::now()) >= self.until {
+            return;
+        }
+        let [broken, whole] = [(); 2].map(|()| self.draw(Micros(5_000, 400_000)));
+        self.cluster.network().wires().cuts.extend(ways.iter().copied());
+        let nemesis = self.clone();
+        runtime::after(broken, move || {
+            {
+                let mut wires = nemesis.cluster.network().wires();
+                ways.iter().for_each(|way| {
+                    wires.cuts.remove(way);
+                });
+            }
+            let again = nemesis.clone();
+            runtime::after(whole, move || again.flap(ways, turns - 1));
+        });
+    }
+
+    fn slow(&self, voters: &[u64]) {
+        let ways = self.pairs(&self.some(voters), &self.some(voters));
+        let more = self.draw(Micros(1_000, 300_000));
+        self.cluster.network().wires().slow.extend(ways.iter().map(|way| (*way, more)));
+        let network = self.cluster.network().clone();
+        runtime::after(self.draw(BROKEN), move || network.wires().slow.clear());
+    }
+}
