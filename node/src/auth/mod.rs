@@ -3,8 +3,12 @@
 //! There is one token per data directory, and whoever shows it may do everything. Callers over the Unix socket need none:
 //! the mode of the socket lets only root and the group `hearth` in.
 
+mod join_token;
+mod peer;
 mod token;
 
+pub use join_token::{INVITATIONS_MAX, Invitations, JoinToken, JoinTokenError, Refusal, Secret, TooMany, Uses};
+pub use peer::{ClusterId, PeerId, PeerIdError};
 pub use token::{Token, TokenError};
 
 /// How a request came in, and therefore what it must show.
