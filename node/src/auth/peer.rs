@@ -36,6 +36,16 @@ impl ClusterId {
         fill_random(&mut bytes);
         Self(u128::from_be_bytes(bytes))
     }
+
+    /// Returns what the cluster's authority is called in its own certificate.
+    pub(super) fn uri(self) -> String {
+        format!("{SCHEME}{self}")
+    }
+
+    /// Reads what [`ClusterId::uri`] wrote.
+    pub(super) fn from_uri(uri: &str) -> Result<Self, PeerIdError> {
+        uri.strip_prefix(SCHEME).unwrap_or_default().parse()
+    }
 }
 
 impl fmt::Display for ClusterId {
@@ -117,6 +127,7 @@ mod tests {
         assert_eq!(peer.to_string(), text);
         assert_eq!(text.parse(), Ok(peer));
         assert_eq!(peer.dns_name(), format!("node-3.{CLUSTER}.internal"));
+        assert_eq!(ClusterId::from_uri(&peer.cluster.uri()), Ok(peer.cluster));
         for bad in [
             String::new(),
             CLUSTER.to_owned(),
