@@ -2,9 +2,38 @@
 //!
 //! There is one token per data directory, and whoever shows it may do everything. Callers over the Unix socket need none:
 //! the mode of the socket lets only root and the group `hearth` in.
+//!
+//! Peers know each other by certificates of the cluster's own authority; `docs/concepts/trust.md` tells their life:
+//!
+//! ```text
+//! Authority ──digest──▶ JoinToken ──pins──▶ join_client ──NewKey, secret──▶ Invitations ─▶ Authority::issue
+//!                                                                                               │
+//!                        PeerTls ◀──shows the newest── Identity ◀──────────certificate─────────┘
+//! ```
 
+mod authority;
+mod certificate;
+mod identity;
+mod join_token;
+mod key_file;
+mod peer;
+mod pin;
+mod tls;
 mod token;
 
+#[cfg(test)]
+mod handshakes;
+#[cfg(test)]
+mod test_cluster;
+
+pub use authority::{Authority, CERTIFICATE_LIFE, CLOCK_DIFFERENCE_MAX, IssueError, REQUEST_MAX_BYTES};
+pub use certificate::CertificateError;
+pub use identity::{Identity, IdentityError, NewKey};
+pub use join_token::{INVITATIONS_MAX, Invitations, JoinToken, JoinTokenError, Refusal, Secret, TooMany, Uses};
+pub use key_file::KeyFileError;
+pub use peer::{ClusterId, PeerId, PeerIdError};
+pub use pin::PinError;
+pub use tls::{PeerTls, RenewError, join_client, peer_of};
 pub use token::{Token, TokenError};
 
 /// How a request came in, and therefore what it must show.
