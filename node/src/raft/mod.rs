@@ -20,10 +20,10 @@ use std::time::Duration;
 use control_plane::model::NodeId;
 use control_plane::raft::{LogStore, Machine, Proposal, RecoverError, SnapshotError, Types, View, settings};
 use control_plane::state::{Command, Rejection, Reply, State};
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::impls::{BasicNode, TokioRuntime};
-use openraft::ServerState;
 use tokio::sync::watch;
 
 pub use self::segment::DamageError;

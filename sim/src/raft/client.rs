@@ -16,9 +16,9 @@ use openraft_rt::{AsyncRuntime, Oneshot, OneshotSender};
 use super::cluster::Cluster;
 use super::mark::Mark;
 use super::network::Host;
+use super::planted;
 use super::runtime::{self, Virtual, WORLD};
 use super::swarm::Micros;
-use super::planted;
 use crate::rng::Rng;
 
 /// How long a client waits before it gives up.

@@ -113,7 +113,9 @@ impl Cluster {
             return;
         }
         let voters = self.voters();
-        if runtime::now() > 0 && voters.iter().any(|other| *other != node && !matches!(self.network().host(*other), Host::Up(..))) {
+        if runtime::now() > 0
+            && voters.iter().any(|other| *other != node && !matches!(self.network().host(*other), Host::Up(..)))
+        {
             self.oracle().mark(Mark::RestartedBesideDown);
         }
         let records = self.disk(node).open();

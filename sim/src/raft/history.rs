@@ -95,7 +95,8 @@ impl History {
             let verb = if operation.written.is_some() { "write" } else { "read" };
             let committed = self.committed.get(&(key, *place)).map(String::as_str).unwrap_or_default();
             if committed != *name {
-                found.push(format!("key {key}: a {verb} was told {name:?} at place {place}, the log has {committed:?}"));
+                found
+                    .push(format!("key {key}: a {verb} was told {name:?} at place {place}, the log has {committed:?}"));
             }
             if seen_from.get(place).is_some_and(|from| at < from) {
                 found.push(format!("key {key}: a {verb} saw {name:?} before it was written"));
@@ -117,7 +118,9 @@ impl History {
                 None => (place >= reached, "read"),
             };
             if !is_behind {
-                found.push(format!("key {key}: a stale {verb} of {name:?} at place {place}, {reached} was known before"));
+                found.push(format!(
+                    "key {key}: a stale {verb} of {name:?} at place {place}, {reached} was known before"
+                ));
             }
         }
     }
