@@ -70,7 +70,7 @@ mod faults {
         CountedAnew,
         /// A leader that comes back leads on in its term.
         LeaderRestored,
-        /// A vote is told before it is durable.
+        /// A vote is told and not kept.
         VoteForgotten,
         /// Entries count as durable before they are.
         AcknowledgedUnsynced,

@@ -218,9 +218,7 @@ impl<RT: AsyncRuntime, D: Disk> RaftLogStorage<Types<RT>> for LogStore<D> {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let record = Record { kind: RecordKind::Vote, index: 0, payload: wire::encode_vote(vote) };
-        if planted!(VoteForgotten) {
-            self.disk.append_lazily(record);
-        } else {
+        if !planted!(VoteForgotten) {
             self.keep::<RT>(record).await?;
         }
         self.lock().vote = Some(*vote);

@@ -92,16 +92,21 @@ impl Platter {
             let (mut contents, mut rng) = (self.contents(), self.rng());
             contents.life += 1;
             if let Some(batch) = contents.in_flight.take() {
-                let kept = rng.below(batch.len() as u64 + 1);
-                let gap = rng.chance(500).then(|| rng.below(batch.len() as u64));
+                let length = batch.len() as u64;
+                // Nothing of it, a part, or all but what lies in one place.
+                let (kept, gap) = match rng.below(4) {
+                    0 => (0, None),
+                    1 => (rng.between(0, length), None),
+                    _ => (length, Some(rng.below(length))),
+                };
                 for (number, record) in (0..kept).zip(batch.iter()) {
                     let place = if Some(number) == gap { Place::Torn } else { Place::Record(record.clone()) };
                     contents.write(place);
                 }
-                if kept > 0 && kept < batch.len() as u64 {
+                if kept > 0 && kept < length {
                     self.0.oracle.mark(Mark::BatchKeptInPart);
                 }
-                if gap.is_some_and(|gap| gap < kept) {
+                if gap.is_some_and(|gap| gap + 1 < length) {
                     self.0.oracle.mark(Mark::TailTorn);
                 }
             }
@@ -109,6 +114,11 @@ impl Platter {
         };
         // Dropped outside of the lock: they may hold what uses this disk.
         drop(dropped);
+    }
+
+    /// Returns how many records are being written.
+    pub(super) fn writes(&self) -> usize {
+        self.contents().in_flight.as_ref().map_or(0, Vec::len)
     }
 
     /// Lets every sync wait for a while.

@@ -16,6 +16,8 @@ use crate::rng::Rng;
 pub(super) enum Fault {
     /// A process is killed, and comes back.
     Kill,
+    /// A process is killed again and again, each time soon after it has come back.
+    RestartLoop,
     /// The power of some nodes, or all, fails at one instant.
     PowerLoss,
     /// A process stands still.
@@ -47,8 +49,9 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Kill,
+        Self::RestartLoop,
         Self::PowerLoss,
         Self::Pause,
         Self::PauseLeader,
@@ -130,6 +133,7 @@ impl Nemesis {
                 let node = if self.below(3) == 0 { leader } else { None }.unwrap_or_else(|| self.pick(&voters));
                 self.down(&[node], Crash::Process);
             }
+            Fault::RestartLoop => self.clone().strike(self.pick(&voters), 2 + self.below(8), 500),
             Fault::PowerLoss => self.lose_power(&voters),
             Fault::Pause => self.cluster.pause(self.pick(&voters), self.draw(STILL)),
             Fault::PauseLeader => {
@@ -204,6 +208,30 @@ impl Nemesis {
             let cluster = self.cluster.clone();
             runtime::after(self.draw(DOWN), move || cluster.boot(node));
         }
+    }
+
+    /// Kills a node, starts it, and soon does so again.
+    fn restart(&self, node: u64, turns: u64) {
+        if turns == 0 || Duration::from_nanos(runtime::now()) >= self.until {
+            return;
+        }
+        self.cluster.crash(&[node], Crash::Process);
+        let down = self.draw(Micros(100, 20_000));
+        let nemesis = self.clone();
+        runtime::after(down, move || {
+            nemesis.cluster.boot(node);
+            nemesis.strike(node, turns - 1, 500);
+        });
+    }
+
+    /// Waits until the node's disk is writing, in every other turn more records than one, and then kills it.
+    fn strike(self, node: u64, turns: u64, looks: u64) {
+        let records = self.cluster.disk(node).writes();
+        if looks == 0 || records > usize::from(turns % 2 == 0) {
+            return self.restart(node, turns);
+        }
+        let pause = self.draw(Micros(50, 500));
+        runtime::after(pause, move || self.strike(node, turns, looks - 1));
     }
 
     fn lose_power(&self, voters: &[u64]) {

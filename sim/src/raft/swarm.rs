@@ -93,7 +93,7 @@ impl Swarm {
         if rng.chance(300) {
             swarm.broken_permille = *rng.pick(&[1, 10]);
         }
-        if rng.chance(400) {
+        if rng.chance(500) {
             swarm.sync = *rng.pick(&[Micros(1_000, 3_000), Micros(5_000, 30_000)]);
         }
         if rng.chance(300) {
