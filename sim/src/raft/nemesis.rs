@@ -170,7 +170,11 @@ impl Nemesis {
                 let network = self.cluster.network().clone();
                 runtime::after(self.draw(BROKEN), move || network.wires().storm_permille = 0);
             }
-            Fault::DiskStall => self.cluster.disk(self.pick(&voters)).stall(self.draw(STILL)),
+            Fault::DiskStall => {
+                // What is being synced waits to the end of it, also after faults have stopped: it must be over by then.
+                let left = self.until.saturating_sub(Duration::from_nanos(runtime::now()));
+                self.cluster.disk(self.pick(&voters)).stall(self.draw(STILL).min(left));
+            }
             Fault::Transfer => {
                 if let Some(leader) = leader {
                     let to = self.pick(&voters);
