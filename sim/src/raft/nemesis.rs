@@ -231,7 +231,7 @@ impl Nemesis {
     /// Waits until the node's disk is writing, in every other turn more records than one, and then kills it.
     fn strike(self, node: u64, turns: u64, looks: u64) {
         let records = self.cluster.disk(node).writes();
-        if looks == 0 || records > usize::from(turns % 2 == 0) {
+        if looks == 0 || records > usize::from(turns.is_multiple_of(2)) {
             return self.restart(node, turns);
         }
         let pause = self.draw(Micros(50, 500));
