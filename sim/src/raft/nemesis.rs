@@ -170,7 +170,11 @@ impl Nemesis {
                 let network = self.cluster.network().clone();
                 runtime::after(self.draw(BROKEN), move || network.wires().storm_permille = 0);
             }
-            Fault::DiskStall => self.cluster.disk(self.pick(&voters)).stall(self.draw(STILL)),
+            Fault::DiskStall => {
+                // What is being synced waits to the end of it, also after faults have stopped: it must be over by then.
+                let left = self.until.saturating_sub(Duration::from_nanos(runtime::now()));
+                self.cluster.disk(self.pick(&voters)).stall(self.draw(STILL).min(left));
+            }
             Fault::Transfer => {
                 if let Some(leader) = leader {
                     let to = self.pick(&voters);
@@ -227,7 +231,7 @@ impl Nemesis {
     /// Waits until the node's disk is writing, in every other turn more records than one, and then kills it.
     fn strike(self, node: u64, turns: u64, looks: u64) {
         let records = self.cluster.disk(node).writes();
-        if looks == 0 || records > usize::from(turns % 2 == 0) {
+        if looks == 0 || records > usize::from(turns.is_multiple_of(2)) {
             return self.restart(node, turns);
         }
         let pause = self.draw(Micros(50, 500));
