@@ -93,7 +93,12 @@ impl Raft {
         let proposal = Proposal { at: self.0.clock.now(), command: command.clone() };
         let forward = match self.0.core.client_write(proposal).await {
             Ok(written) => return done(written.data),
+            // openraft says this only of what it did not append.
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => forward,
+            // Another leader's log took the place of the entry, or holds it too.
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(other))) => {
+                return Err(ProposeError::Lost(other.to_string()));
+            }
             Err(RaftError::APIError(error)) => return Err(ProposeError::Unavailable(error.to_string())),
             Err(RaftError::Fatal(error)) => return Err(ProposeError::Stopped(error.to_string())),
         };
