@@ -3,16 +3,25 @@
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::time::Duration;
 
 use node::sandbox::LaunchRequest;
+use node::sandbox::roster::blanks;
+use tokio::time::timeout;
 
 use crate::Test;
 use crate::host::{Host, open_folder};
 
-pub(crate) const TESTS: &[Test] =
-    tests![no_descriptor_leads_out_of_a_sandbox, sockets_and_folders_of_the_host_are_out_of_reach,];
+pub(crate) const TESTS: &[Test] = tests![
+    no_descriptor_leads_out_of_a_sandbox,
+    a_blank_sandbox_holds_nothing_of_its_neighbours,
+    sockets_and_folders_of_the_host_are_out_of_reach,
+];
 
-/// The highest descriptor that is tried: more than a spawner ever has open.
+/// How long a sandbox may take to be blank.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The highest descriptor that is tried: more than the spawner of these tests ever has open.
 const DESCRIPTOR_MAX: u32 = 40;
 
 async fn no_descriptor_leads_out_of_a_sandbox() {
@@ -39,6 +48,30 @@ async fn no_descriptor_leads_out_of_a_sandbox() {
     // The fourth is the folder that is being read.
     let (text, _) = host.run_one(enter("/".to_owned())).await;
     assert_eq!(text, "/\n0\n1\n2\n3\n");
+    for neighbour in neighbours {
+        neighbour.destroy().await;
+    }
+    host.end().await;
+}
+
+async fn a_blank_sandbox_holds_nothing_of_its_neighbours() {
+    let host = Host::start();
+    let neighbours = [host.launch("sleep 60").await, host.launch("sleep 60").await];
+    let open = || {
+        let blanks = blanks(&host.config.run_dir, &host.config.cgroup_parent);
+        let (pids, _) = blanks.first()?;
+        let listed = std::fs::read_dir(format!("/proc/{}/fd", pids.first()?)).ok()?;
+        Some(listed.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect::<Vec<_>>())
+    };
+    // Standard input, output and error, what it waits at, and the channel.
+    let waiting = async {
+        while open().is_none_or(|open| open.len() > 5) {
+            tokio::task::yield_now().await;
+        }
+    };
+    if timeout(PATIENCE, waiting).await.is_err() {
+        panic!("it holds {:?}", open());
+    }
     for neighbour in neighbours {
         neighbour.destroy().await;
     }

@@ -27,6 +27,9 @@ const CHANNEL_FD: RawFd = 3;
 /// The exit code of a sandbox whose process could not be executed, as shells have it.
 const EXEC_FAILED: i32 = 127;
 
+/// What is said when descriptors stay open.
+const NOT_CLOSED: &str = "descriptors could not be closed";
+
 /// Becomes whatever the spawner says over a socket.
 #[derive(Clone, Debug)]
 pub(super) struct LateBinding {
@@ -40,12 +43,15 @@ pub(super) struct LateBinding {
 
 impl Executor for LateBinding {
     fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
+        // While nobody waits for it: closing the last descriptor of a namespace of a sandbox that has gone takes the kernel long.
+        let closed = close_all_but([self.control, self.channel], CHANNEL_FD);
         // SAFETY: the descriptor was opened for this executor before the fork, and nothing else in this process uses it.
         let mut control = unsafe { UnixStream::from_raw_fd(self.control) };
-        let result = match receive(&mut control) {
-            Ok(Role::Program { workload, dismissed }) => self.become_workload(&workload, dismissed),
-            Ok(Role::Reaper { child, uid, gid }) => self.reap(Pid::from_raw(child), uid, gid),
-            Err(error) => Err(BecomeError::Unbound(error)),
+        let result = match (closed, receive(&mut control)) {
+            (Err(source), _) => Err(BecomeError::Step { step: NOT_CLOSED, source }),
+            (_, Ok(Role::Program { workload, dismissed })) => self.become_workload(&workload, dismissed),
+            (_, Ok(Role::Reaper { child, uid, gid })) => self.reap(Pid::from_raw(child), uid, gid),
+            (_, Err(error)) => Err(BecomeError::Unbound(error)),
         };
         let error = match result {
             Ok(never) => match never {},
@@ -94,7 +100,7 @@ impl LateBinding {
             }
         }
         let first = if workload.has_channel { CHANNEL_FD + 1 } else { CHANNEL_FD };
-        close_all_but(self.control, first).map_err(step("descriptors could not be closed"))?;
+        close_all_but([self.control, self.control], first).map_err(step(NOT_CLOSED))?;
         confine(workload.uid, workload.gid)?;
         nix::unistd::chdir(workload.cwd.as_str()).map_err(errno("the working directory could not be entered"))?;
         let program = CString::new(find(workload))?;
@@ -118,7 +124,7 @@ impl LateBinding {
         // SAFETY: no descriptor above 2 is used from here on; the one that `control` owns is closed before its owner knows,
         // and this process ends without dropping it.
         if unsafe { libc::close_range(CHANNEL_FD.unsigned_abs(), libc::c_uint::MAX, 0) } != 0 {
-            return Err(step("descriptors could not be closed")(io::Error::last_os_error()));
+            return Err(step(NOT_CLOSED)(io::Error::last_os_error()));
         }
         confine(uid, gid)?;
         self.profile.load().map_err(step("the system call filter could not be loaded"))?;
@@ -132,19 +138,22 @@ impl LateBinding {
     }
 }
 
-/// Closes every descriptor from `first` on, but one.
+/// Closes every descriptor from `first` on, but those.
 ///
 /// All would close at exec; until then a working directory or a program by way of `/proc/self/fd` would lead through them:
-/// libcontainer leaves a `/proc` open that is not the sandbox's.
-fn close_all_but(kept: RawFd, first: RawFd) -> io::Result<()> {
-    for (first, last) in [(first, kept - 1), (kept + 1, RawFd::MAX)] {
-        if first <= last {
+/// libcontainer leaves a `/proc` open that is not the sandbox's, and the spawner holds its other sandboxes'.
+fn close_all_but(mut kept: [RawFd; 2], mut first: RawFd) -> io::Result<()> {
+    kept.sort_unstable();
+    for kept in kept.into_iter().chain([RawFd::MAX]) {
+        if first < kept {
+            let last = if kept == RawFd::MAX { kept } else { kept - 1 };
             // SAFETY: whatever owns these descriptors is never used or dropped again: this process executes or exits.
             let result = unsafe { libc::close_range(first.unsigned_abs(), last.unsigned_abs(), 0) };
             if result != 0 {
                 return Err(io::Error::last_os_error());
             }
         }
+        first = first.max(kept.saturating_add(1));
     }
     Ok(())
 }
