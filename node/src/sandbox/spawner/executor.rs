@@ -43,16 +43,13 @@ pub(super) struct LateBinding {
 
 impl Executor for LateBinding {
     fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
-        // While nobody waits for it: closing the last descriptor of a namespace of a sandbox that has gone takes the kernel long.
-        let closed = close_all_but([self.control, self.channel], CHANNEL_FD);
         // SAFETY: the descriptor was opened for this executor before the fork, and nothing else in this process uses it.
         let mut control = unsafe { UnixStream::from_raw_fd(self.control) };
-        let result = match (closed, receive(&mut control)) {
-            (Err(source), _) => Err(BecomeError::Step { step: NOT_CLOSED, source }),
-            (_, Ok(Role::Program { workload, dismissed })) => self.become_workload(&workload, dismissed),
-            (_, Ok(Role::Reaper { child, uid, gid })) => self.reap(Pid::from_raw(child), uid, gid),
-            (_, Err(error)) => Err(BecomeError::Unbound(error)),
-        };
+        let role = self.prepare().and_then(|()| receive(&mut control).map_err(BecomeError::Unbound));
+        let result = role.and_then(|role| match role {
+            Role::Program { workload, dismissed } => self.become_workload(&workload, dismissed),
+            Role::Reaper { child, uid, gid } => self.reap(Pid::from_raw(child), uid, gid),
+        });
         let error = match result {
             Ok(never) => match never {},
             Err(error) => error,
@@ -85,6 +82,16 @@ enum BecomeError {
 }
 
 impl LateBinding {
+    /// Does ahead of time, while nobody waits for it, what is the same whatever this becomes.
+    fn prepare(&self) -> Result<(), BecomeError> {
+        let step = |step| move |source: io::Error| BecomeError::Step { step, source };
+        let mut kept = [self.control, self.channel];
+        kept.sort_unstable();
+        // Closing the last descriptor of a namespace of a sandbox that has gone takes the kernel half a millisecond.
+        close_all_but(&kept, CHANNEL_FD).map_err(step(NOT_CLOSED))?;
+        drop_bounding_set().map_err(step("the bounding set could not be emptied"))
+    }
+
     /// Becomes the function by executing it.
     fn become_workload(&self, workload: &Workload, dismissed: Option<i32>) -> Result<Infallible, BecomeError> {
         let step = |step| move |source: io::Error| BecomeError::Step { step, source };
@@ -100,7 +107,7 @@ impl LateBinding {
             }
         }
         let first = if workload.has_channel { CHANNEL_FD + 1 } else { CHANNEL_FD };
-        close_all_but([self.control, self.control], first).map_err(step(NOT_CLOSED))?;
+        close_all_but(&[self.control], first).map_err(step(NOT_CLOSED))?;
         confine(workload.uid, workload.gid)?;
         nix::unistd::chdir(workload.cwd.as_str()).map_err(errno("the working directory could not be entered"))?;
         let program = CString::new(find(workload))?;
@@ -120,12 +127,8 @@ impl LateBinding {
     fn reap(&self, child: Pid, uid: u32, gid: u32) -> Result<Infallible, BecomeError> {
         let step = |step| move |source: io::Error| BecomeError::Step { step, source };
         let errno = |name| move |source: nix::Error| BecomeError::Step { step: name, source: source.into() };
-        // Nothing is executed here that would close them: above all the channel, and what belongs to other sandboxes.
-        // SAFETY: no descriptor above 2 is used from here on; the one that `control` owns is closed before its owner knows,
-        // and this process ends without dropping it.
-        if unsafe { libc::close_range(CHANNEL_FD.unsigned_abs(), libc::c_uint::MAX, 0) } != 0 {
-            return Err(step(NOT_CLOSED)(io::Error::last_os_error()));
-        }
+        // Nothing is executed here that would close them: above all the channel.
+        close_all_but(&[], CHANNEL_FD).map_err(step(NOT_CLOSED))?;
         confine(uid, gid)?;
         self.profile.load().map_err(step("the system call filter could not be loaded"))?;
         loop {
@@ -138,17 +141,15 @@ impl LateBinding {
     }
 }
 
-/// Closes every descriptor from `first` on, but those.
+/// Closes every descriptor from `first` on but those `kept`, which are in ascending order.
 ///
 /// All would close at exec; until then a working directory or a program by way of `/proc/self/fd` would lead through them:
 /// libcontainer leaves a `/proc` open that is not the sandbox's, and the spawner holds its other sandboxes'.
-fn close_all_but(mut kept: [RawFd; 2], mut first: RawFd) -> io::Result<()> {
-    kept.sort_unstable();
-    for kept in kept.into_iter().chain([RawFd::MAX]) {
+fn close_all_but(kept: &[RawFd], mut first: RawFd) -> io::Result<()> {
+    for kept in kept.iter().copied().chain([RawFd::MAX]) {
         if first < kept {
-            let last = if kept == RawFd::MAX { kept } else { kept - 1 };
             // SAFETY: whatever owns these descriptors is never used or dropped again: this process executes or exits.
-            let result = unsafe { libc::close_range(first.unsigned_abs(), last.unsigned_abs(), 0) };
+            let result = unsafe { libc::close_range(first.unsigned_abs(), (kept - 1).unsigned_abs(), 0) };
             if result != 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -165,7 +166,6 @@ fn confine(uid: u32, gid: u32) -> Result<(), BecomeError> {
     nix::unistd::setgroups(&[]).map_err(errno("groups could not be left"))?;
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     nix::unistd::setresgid(gid, gid, gid).map_err(errno("the group could not be taken"))?;
-    drop_bounding_set().map_err(step("the bounding set could not be emptied"))?;
     nix::unistd::setresuid(uid, uid, uid).map_err(errno("the user could not be taken"))?;
     drop_capabilities().map_err(step("capabilities could not be dropped"))
 }
