@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::driven::Driven;
 use super::process_time::cpu_time;
 use super::put::{Client, Dialect};
 use super::report::{Report, Role, Row, Section, Side};
@@ -35,9 +36,7 @@ const FLOOR_BYTES: usize = 128;
 struct Party {
     trio: Trio,
     clients: Vec<Client>,
-    rates: Samples,
-    latencies: Samples,
-    cpu: Samples,
+    driven: Driven,
 }
 
 pub(super) async fn run(bench: &Bench<'_>) -> Result<Report, BenchError> {
@@ -62,9 +61,9 @@ pub(super) async fn run(bench: &Bench<'_>) -> Result<Report, BenchError> {
         let title = format!("writes a second that three voters have synced, {count} clients");
         let theirs = etcd.map_or_else(
             || Row::missing("etcd", Role::Peer, "etcd is not installed"),
-            |party| party.row("etcd", Role::Peer),
+            |party| party.driven.row("etcd", Role::Peer, "write"),
         );
-        let section = Section::new(title, "1/s", vec![ours.row("hearth", Role::Ours), theirs]);
+        let section = Section::new(title, "1/s", vec![ours.driven.row("hearth", Role::Ours, "write"), theirs]);
         let times = section.ratio("etcd").map(|ratio| 1.0 / ratio);
         sections.push(section.goal("times etcd's writes", times, Side::AtLeast, goal));
     }
@@ -93,8 +92,7 @@ impl Party {
             timeout(PATIENCE, looking).await.map_err(|_| BenchError::Timeout("three voters have a leader"))??;
         let clients =
             (0..CONNECTIONS).map(|_| Client::new(dialect, leader)).collect::<Result<_, _>>().map_err(failed)?;
-        let (rates, latencies, cpu) = Default::default();
-        Ok(Self { trio, clients, rates, latencies, cpu })
+        Ok(Self { trio, clients, driven: Driven::default() })
     }
 
     /// Lets `count` clients write, each one value after the other.
@@ -122,23 +120,10 @@ impl Party {
         }
         let (elapsed, spent) = (start.elapsed(), cpu_time(&pids).saturating_sub(before));
         if counts {
-            let count = f64::from(u32::try_from(latencies.count()).unwrap_or(u32::MAX).max(1));
-            self.rates.push(count / elapsed.as_secs_f64());
-            self.cpu.push(spent.as_secs_f64() * 1e6 / count);
-            self.latencies.extend(latencies);
+            let count = f64::from(u32::try_from(latencies.count()).unwrap_or(u32::MAX));
+            self.driven.add(count / elapsed.as_secs_f64(), spent, latencies);
         }
         Ok(())
-    }
-
-    fn row(&self, name: &str, role: Role) -> Row {
-        let mut row = Row::new(name, role, &self.rates);
-        let parts = [
-            ("cpu µs/write", self.cpu.median()),
-            ("latency p50 ms", self.latencies.median()),
-            ("latency p99 ms", self.latencies.percentile(99)),
-        ];
-        row.parts = parts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
-        row
     }
 }
 

@@ -16,6 +16,7 @@ mod annex;
 mod burst;
 mod cold;
 mod commits;
+mod driven;
 mod http;
 mod load;
 mod memory;

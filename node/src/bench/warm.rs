@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::driven::Driven;
 use super::http::{Connection, get};
 use super::load::Load;
 use super::nginx::Nginx;
@@ -188,17 +189,14 @@ impl Pair {
                 let spent = cpu_time(pids).saturating_sub(before);
                 // The first round warms up.
                 if round > 0 {
-                    side.rates.push(outcome.per_second);
-                    let count = u32::try_from(outcome.latencies.count()).unwrap_or(u32::MAX).max(1);
-                    side.cpu.push(spent.as_secs_f64() * 1e6 / f64::from(count));
-                    side.latencies.extend(outcome.latencies);
+                    side.add(outcome.per_second, spent, outcome.latencies);
                 }
             }
         }
         let [own, other] = &sides;
-        let mut rows = vec![own.row("hearth", Role::Ours)];
+        let mut rows = vec![own.row("hearth", Role::Ours, "request")];
         rows.push(match nginx {
-            Some(_) => other.row("nginx", Role::Peer),
+            Some(_) => other.row("nginx", Role::Peer, "request"),
             None => Row::missing("nginx", Role::Peer, "nginx is not installed"),
         });
         let logs = match logging {
@@ -208,28 +206,6 @@ impl Pair {
         let section = Section::new(format!("requests a second over {CONNECTIONS} connections, {logs}"), "1/s", rows);
         let share = section.ratio("nginx").map(|ratio| 1.0 / ratio);
         Ok(section.goal("of nginx's requests", share, Side::AtLeast, 0.7))
-    }
-}
-
-/// What one side of the load came to.
-#[derive(Default)]
-struct Driven {
-    rates: Samples,
-    /// Processor time per request, in microseconds: it says more than rates where others use the machine too.
-    cpu: Samples,
-    latencies: Samples,
-}
-
-impl Driven {
-    fn row(&self, name: &str, role: Role) -> Row {
-        let mut row = Row::new(name, role, &self.rates);
-        let parts = [
-            ("cpu µs/request", self.cpu.median()),
-            ("latency p50 ms", self.latencies.median()),
-            ("latency p99 ms", self.latencies.percentile(99)),
-        ];
-        row.parts = parts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
-        row
     }
 }
 
