@@ -5,10 +5,11 @@ use std::time::Duration;
 use control_plane::codec;
 use control_plane::raft::Proposal;
 use control_plane::state::{Command, Rejection, Reply};
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::raft::ReadPolicy;
 use proto::v1;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tonic::Request;
 
 use super::{Raft, T};
@@ -19,8 +20,8 @@ pub const PROPOSE_MAX: Duration = Duration::from_secs(5);
 /// How long a read waits until it may see all that was acknowledged before it.
 pub const READ_MAX: Duration = Duration::from_secs(5);
 
-/// How long what no leader takes rests before it is tried again.
-const HELD_PAUSE: Duration = Duration::from_millis(5);
+/// How long what no leader takes rests at most before it is tried again; it is at once when another leader is known.
+const HELD_MAX: Duration = Duration::from_millis(50);
 
 /// Why a proposal has no reply.
 #[derive(Debug, thiserror::Error)]
@@ -61,13 +62,6 @@ enum Attempt<R> {
     Held(String),
 }
 
-/// Who takes a proposal.
-enum Taker {
-    Nobody,
-    /// The node at this address.
-    Peer(String),
-}
-
 impl Raft {
     /// Proposes a command, through the leader if that is another node, and waits until it is applied here.
     ///
@@ -82,7 +76,7 @@ impl Raft {
                     Attempt::Done(reply) => return Ok(reply),
                     Attempt::Held(reason) => held = Some(reason),
                 }
-                sleep(HELD_PAUSE).await;
+                self.until_led().await;
             }
         };
         let proposed = timeout(PROPOSE_MAX, proposing).await;
@@ -102,7 +96,7 @@ impl Raft {
             Err(RaftError::APIError(error)) => return Err(ProposeError::Unavailable(error.to_string())),
             Err(RaftError::Fatal(error)) => return Err(ProposeError::Stopped(error.to_string())),
         };
-        let Taker::Peer(address) = self.taker(&forward) else { return Ok(Attempt::Held(forward.to_string())) };
+        let Some(address) = self.leader_elsewhere(&forward) else { return Ok(Attempt::Held(forward.to_string())) };
         self.propose_at(&address, command).await
     }
 
@@ -135,7 +129,7 @@ impl Raft {
                 if let Attempt::Done(index) = self.read_index().await? {
                     return self.until_applied(index).await.map_err(ReadError::Stopped);
                 }
-                sleep(HELD_PAUSE).await;
+                self.until_led().await;
             }
         };
         timeout(READ_MAX, catching_up).await.unwrap_or(Err(ReadError::Unavailable))
@@ -149,7 +143,7 @@ impl Raft {
             Err(RaftError::APIError(error)) => return Ok(Attempt::Held(error.to_string())),
             Err(RaftError::Fatal(error)) => return Err(ReadError::Stopped(error.to_string())),
         };
-        let Taker::Peer(address) = self.taker(&forward) else { return Ok(Attempt::Held(forward.to_string())) };
+        let Some(address) = self.leader_elsewhere(&forward) else { return Ok(Attempt::Held(forward.to_string())) };
         let mut leader = match self.0.channels.leader(&address) {
             Ok(leader) => leader,
             Err(error) => return Ok(Attempt::Held(error.to_string())),
@@ -170,11 +164,20 @@ impl Raft {
         self.changes().wait_for(applied).await.map(drop).map_err(|_| "nothing is applied any more".to_owned())
     }
 
-    fn taker(&self, forward: &ForwardToLeader<T>) -> Taker {
-        match (&forward.leader_id, &forward.leader_node) {
-            (Some(leader), Some(node)) if leader != self.0.core.node_id() => Taker::Peer(node.addr.clone()),
-            _ => Taker::Nobody,
-        }
+    /// Waits until somebody else may lead.
+    async fn until_led(&self) {
+        let mut metrics = self.0.core.server_metrics();
+        let before = metrics.borrow_watched().current_leader;
+        let changed =
+            async { while metrics.borrow_watched().current_leader == before && metrics.changed().await.is_ok() {} };
+        // Whoever leads may have come to lead before this began to watch.
+        drop(timeout(HELD_MAX, changed).await);
+    }
+
+    /// Returns the address of the leader, if another node leads.
+    fn leader_elsewhere(&self, forward: &ForwardToLeader<T>) -> Option<String> {
+        let is_other = forward.leader_id.is_some_and(|leader| leader != *self.0.core.node_id());
+        forward.leader_node.as_ref().filter(|_| is_other).map(|node| node.addr.clone())
     }
 }
 

@@ -47,8 +47,8 @@ impl<D: Disk> Service for Answering<D> {
         request: Request<Streaming<v1::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         // A stream that breaks has ended; its sender knows why.
-        let requests = request.into_inner().take_while(|request| std::future::ready(request.is_ok()));
-        let answers = self.0.answer_appends(requests.filter_map(|request| std::future::ready(request.ok())));
+        let requests = request.into_inner().scan((), |(), request| std::future::ready(request.ok()));
+        let answers = self.0.answer_appends(requests);
         Ok(Response::new(Box::pin(
             answers
                 .map(|answer| answer.map_err(|error: TransportError| Status::failed_precondition(error.to_string()))),
