@@ -1,30 +1,20 @@
 //! Plays many seeds of the replicated log: none may break an invariant, all together reach every rare path, and each happens
 //! alike in any process.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
+mod twice;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sim::raft::Mark;
 
-/// How many seeds are played.
-const SEEDS: u64 = 300;
+use self::twice::{assert_alike, chosen, environment, tell_hashes};
 
-/// How many seeds are played in two processes more.
-const TWICE: u64 = 100;
+/// How many seeds are played.
+const SEEDS: u64 = 500;
 
 /// Names what another process of this test is for: to print the hashes of these seeds, forwards or backwards.
 const HASHES: &str = "HEARTH_RAFT_HASHES";
-
-#[expect(clippy::disallowed_methods, reason = "a person who replays a seed names it in the environment")]
-fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-/// Returns the one seed that `HEARTH_SEED` names.
-fn chosen() -> Option<u64> {
-    environment("HEARTH_SEED").and_then(|seed| seed.parse().ok())
-}
 
 #[test]
 #[expect(clippy::disallowed_types, reason = "how fast the simulator is can only be told by a real clock")]
@@ -80,37 +70,15 @@ fn the_chosen_seed_holds() {
     assert!(report.violations.is_empty(), "seed {seed} breaks an invariant\n{}", report.violations.join("\n"));
 }
 
-/// The child of the test below: prints one hash per seed and nothing else of note.
+/// The child of the test below.
 #[test]
 fn hashes_for_another_process() {
-    let Some(order) = environment(HASHES) else { return };
-    let mut seeds: Vec<u64> = (0..TWICE).collect();
-    // What leaks from one seed to the next shows when the order is another one.
-    if order == "backwards" {
-        seeds.reverse();
-    }
-    for seed in seeds {
-        eprintln!("seed {seed} {:016x}", sim::raft::play(seed, false).hash);
-    }
+    tell_hashes(HASHES, |seed| sim::raft::play(seed, false).hash);
 }
 
 #[test]
 fn a_seed_happens_alike_in_any_process() {
-    if environment(HASHES).is_some() || chosen().is_some() {
-        return;
+    if environment(HASHES).is_none() && chosen().is_none() {
+        assert_alike(HASHES);
     }
-    let hashes = |order: &str| -> BTreeSet<String> {
-        let output = Command::new(std::env::current_exe().expect("this test is a file"))
-            .args(["--exact", "hashes_for_another_process", "--nocapture"])
-            .env(HASHES, order)
-            .output()
-            .expect("this test runs once more");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        told.lines().filter(|line| line.starts_with("seed ")).map(ToOwned::to_owned).collect()
-    };
-    let (forwards, backwards) = (hashes("forwards"), hashes("backwards"));
-    let equal = forwards.intersection(&backwards).count();
-    eprintln!("{equal} of {TWICE} seeds have equal hashes in separate processes");
-    assert_eq!((forwards.len(), forwards), (usize::try_from(TWICE).unwrap_or(0), backwards));
 }

@@ -1,28 +1,18 @@
 //! Plays many seeds: none may break an invariant, all together reach every rare path, and each happens alike in any process.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
+mod twice;
+
+use std::collections::BTreeMap;
 
 use sim::Mark;
+
+use self::twice::{assert_alike, chosen, environment, tell_hashes};
 
 /// How many seeds are played.
 const SEEDS: u64 = 1_000;
 
-/// How many seeds are played in two processes more.
-const TWICE: u64 = 100;
-
 /// Names what another process of this test is for: to print the hashes of these seeds, forwards or backwards.
 const HASHES: &str = "HEARTH_HASHES";
-
-#[expect(clippy::disallowed_methods, reason = "a person who replays a seed names it in the environment")]
-fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-/// Returns the one seed that `HEARTH_SEED` names.
-fn chosen() -> Option<u64> {
-    environment("HEARTH_SEED").and_then(|seed| seed.parse().ok())
-}
 
 /// Returns the seeds to play: the chosen one, or all.
 fn seeds() -> Vec<u64> {
@@ -79,37 +69,15 @@ fn no_seed_breaks_an_invariant_and_every_mark_is_reached() {
     }
 }
 
-/// The child of the test below: prints one hash per seed and nothing else of note.
+/// The child of the test below.
 #[test]
 fn hashes_for_another_process() {
-    let Some(order) = environment(HASHES) else { return };
-    let mut seeds: Vec<u64> = (0..TWICE).collect();
-    // What leaks from one seed to the next shows when the order is another one.
-    if order == "backwards" {
-        seeds.reverse();
-    }
-    for seed in seeds {
-        eprintln!("seed {seed} {:016x}", sim::play(seed).hash);
-    }
+    tell_hashes(HASHES, |seed| sim::play(seed).hash);
 }
 
 #[test]
 fn a_seed_happens_alike_in_any_process() {
-    if environment(HASHES).is_some() || chosen().is_some() {
-        return;
+    if environment(HASHES).is_none() && chosen().is_none() {
+        assert_alike(HASHES);
     }
-    let hashes = |order: &str| -> BTreeSet<String> {
-        let output = Command::new(std::env::current_exe().expect("this test is a file"))
-            .args(["--exact", "hashes_for_another_process", "--nocapture"])
-            .env(HASHES, order)
-            .output()
-            .expect("this test runs once more");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        told.lines().filter(|line| line.starts_with("seed ")).map(ToOwned::to_owned).collect()
-    };
-    let (forwards, backwards) = (hashes("forwards"), hashes("backwards"));
-    let equal = forwards.intersection(&backwards).count();
-    eprintln!("{equal} of {TWICE} seeds have equal hashes in separate processes");
-    assert_eq!((forwards.len(), forwards), (usize::try_from(TWICE).unwrap_or(0), backwards));
 }
