@@ -65,7 +65,7 @@ async fn a_blank_sandbox_holds_nothing_of_its_neighbours() {
     };
     // Standard input, output and error, what it waits at, and the channel.
     let waiting = async {
-        while open().is_none_or(|open| open.len() > 5) {
+        while open().is_none_or(|open| open.len() != 5) {
             tokio::task::yield_now().await;
         }
     };

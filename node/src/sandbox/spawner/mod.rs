@@ -195,6 +195,9 @@ impl Spawner {
         if !is_on_host_network {
             self.bring_loopback_up(pid).map_err(|error| format!("the loopback interface: {error}"))?;
         }
+        // From here on it waits for what it is to become, and nothing of libcontainer's is between.
+        let notify = self.layout.containers().join(name).join(NOTIFY_FILE);
+        NotifySocket::new(notify).notify_container_start().map_err(|error| error_chain::text(&error))?;
         let room = Room { stdout, stderr, channel };
         let has_sys = !is_on_host_network;
         self.slots.insert(name.to_owned(), Slot { pid, control: mine, mounts, has_sys, room, guest: None });
@@ -218,16 +221,14 @@ impl Spawner {
             chown(self.layout.slot(name).join(output), Some(owner), Some(owner)).map_err(|error| error.to_string())?;
         }
         let mut slot = self.slots.remove(name).ok_or("there is no such blank sandbox")?;
-        let begun = slot.begin(workload, *is_fork).map_err(|error| error.to_string());
-        let notify = self.layout.containers().join(name).join(NOTIFY_FILE);
-        let told = begun.and_then(|teller| {
-            NotifySocket::new(notify).notify_container_start().map_err(|error| error_chain::text(&error))?;
-            Ok(teller.unwrap_or(slot.control))
-        });
-        told.inspect_err(|_| {
-            // It is the daemon's child, and waits for a start that will not come.
-            let _ = kill(Pid::from_raw(slot.pid), Signal::SIGKILL);
-        })
+        match slot.begin(workload, *is_fork) {
+            Ok(teller) => Ok(teller.unwrap_or(slot.control)),
+            Err(error) => {
+                // It is the daemon's child, and waits for a start that will not come.
+                let _ = kill(Pid::from_raw(slot.pid), Signal::SIGKILL);
+                Err(error.to_string())
+            }
+        }
     }
 
     /// Brings up `lo` in the network namespace of a process.
