@@ -7,17 +7,17 @@ use std::process::Command;
 const TWICE: u64 = 100;
 
 #[expect(clippy::disallowed_methods, reason = "a person who replays a seed names it in the environment")]
-pub fn environment(name: &str) -> Option<String> {
+pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
 /// Returns the one seed that `HEARTH_SEED` names.
-pub fn chosen() -> Option<u64> {
+pub(crate) fn chosen() -> Option<u64> {
     environment("HEARTH_SEED").and_then(|seed| seed.parse().ok())
 }
 
 /// What the process that [`assert_alike`] starts does: prints one hash per seed and nothing else of note.
-pub fn tell_hashes(variable: &str, hash: impl Fn(u64) -> u64) {
+pub(crate) fn tell_hashes(variable: &str, hash: impl Fn(u64) -> u64) {
     let Some(order) = environment(variable) else { return };
     let mut seeds: Vec<u64> = (0..TWICE).collect();
     // What leaks from one seed to the next shows when the order is another one.
@@ -30,7 +30,7 @@ pub fn tell_hashes(variable: &str, hash: impl Fn(u64) -> u64) {
 }
 
 /// Runs this test program twice more with `variable` set, where its test `hashes_for_another_process` tells hashes.
-pub fn assert_alike(variable: &str) {
+pub(crate) fn assert_alike(variable: &str) {
     let hashes = |order: &str| -> BTreeSet<String> {
         let output = Command::new(std::env::current_exe().expect("this test is a file"))
             .args(["--exact", "hashes_for_another_process", "--nocapture"])
