@@ -3,7 +3,8 @@
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["v1/model.proto", "v1/log.proto", "v1/raft.proto", "v1/cluster.proto"];
+    let files =
+        ["v1/model.proto", "v1/log.proto", "v1/raft.proto", "v1/cluster.proto", "v1/join.proto", "v1/peers.proto"];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

@@ -26,3 +26,4 @@ pub mod raft;
 pub mod route;
 pub mod state;
 pub mod supervisor;
+pub mod voters;

@@ -6,6 +6,7 @@
 //!     LOCK                locked by the one agent that uses the directory, holds its process id
 //!     token               what callers of the API over TCP show
 //!     hearth.sock         the API for callers on this machine
+//!     cluster/            which node of which cluster this is
 //!     raft/               what the cluster agreed on
 //!     images/             blobs and unpacked layers
 //!     logs/               what functions wrote
@@ -43,8 +44,8 @@ const LOCK_FILE: &str = "LOCK";
 const AGENT_FILE: &str = "agent.json";
 const SOCKET_FILE: &str = "hearth.sock";
 /// The rooms and who may look into them: sandboxes see layers of images through their mounts, nobody the rest.
-const ROOMS: [(&str, u32); 5] =
-    [("raft", 0o700), ("images", 0o755), ("logs", 0o700), ("index", 0o700), (UPLOADS, 0o700)];
+const ROOMS: [(&str, u32); 6] =
+    [("cluster", 0o700), ("raft", 0o700), ("images", 0o755), ("logs", 0o700), ("index", 0o700), (UPLOADS, 0o700)];
 
 const UPLOADS: &str = "uploads";
 
@@ -180,6 +181,11 @@ impl DataDir {
     /// Returns the directory itself, absolute.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Returns where it is kept which node of which cluster this is.
+    pub fn cluster(&self) -> PathBuf {
+        self.root.join("cluster")
     }
 
     /// Returns where the Raft log and its snapshots lie.

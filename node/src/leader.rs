@@ -4,6 +4,7 @@
 //! with the deadline of the log, and its answer comes back as an input.
 
 use control_plane::controller::{Controller, Effect, Input};
+use control_plane::model::NodeId;
 use control_plane::state::{Command, Rejection, Reply, State};
 use control_plane::supervisor::Report;
 use tokio::sync::mpsc;
@@ -11,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::cluster::Beat;
 use crate::raft::{ProposeError, Raft};
 
 /// Answers to proposals that may wait for the controller.
@@ -20,10 +22,16 @@ const ANSWERS_MAX: usize = 256;
 type Answer = (Command, Result<Reply, Rejection>);
 
 /// Starts the task that drives the controller until `stop` is cancelled.
-pub fn start(raft: Raft, clock: Clock, reports: mpsc::Receiver<Report>, stop: CancellationToken) -> JoinHandle<()> {
+pub fn start(
+    node: NodeId,
+    raft: Raft,
+    clock: Clock,
+    beats: mpsc::Receiver<Beat>,
+    stop: CancellationToken,
+) -> JoinHandle<()> {
     let (answers_tx, answers) = mpsc::channel(ANSWERS_MAX);
-    let leader = Leader { controller: Controller::new(), raft, clock, answers_tx };
-    tokio::spawn(leader.run(reports, answers, stop))
+    let leader = Leader { controller: Controller::new(node), raft, clock, answers_tx };
+    tokio::spawn(leader.run(beats, answers, stop))
 }
 
 struct Leader {
@@ -36,7 +44,7 @@ struct Leader {
 impl Leader {
     async fn run(
         mut self,
-        mut reports: mpsc::Receiver<Report>,
+        mut beats: mpsc::Receiver<Beat>,
         mut answers: mpsc::Receiver<Answer>,
         stop: CancellationToken,
     ) {
@@ -60,7 +68,7 @@ impl Leader {
                     }
                     self.feed(|state| Input::Applied(state));
                 }
-                Some(report) = reports.recv() => self.feed(|state| Input::Reported(state, report)),
+                Some(beat) = beats.recv() => self.take_beat(beat),
                 Some((command, result)) = answers.recv() => {
                     self.feed(|state| Input::Answered(state, command, result));
                 }
@@ -69,6 +77,13 @@ impl Leader {
                 }
             }
         }
+    }
+
+    fn take_beat(&mut self, Beat { node, epoch, reports }: Beat) {
+        for event in reports {
+            self.feed(|state| Input::Reported(state, Report { node, event }));
+        }
+        self.feed(|state| Input::Heard(state, node, epoch));
     }
 
     fn follow_leadership(&mut self, leads: bool) {
@@ -98,7 +113,7 @@ impl Leader {
         let raft = self.raft.clone();
         let answers = self.answers_tx.clone();
         tokio::spawn(async move {
-            let result = match raft.propose(command.clone()).await {
+            let result = match raft.propose_as_leader(command.clone()).await {
                 Ok(reply) => Ok(reply),
                 Err(ProposeError::Rejected(rejection)) => Err(rejection),
                 // The outcome is unknown: the controller looks at the applied state again by itself.

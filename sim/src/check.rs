@@ -136,6 +136,11 @@ impl Node {
             | Command::DeleteFunction { .. }
             | Command::Scale { .. } => self.tell(Who::Nobody, || format!("the operator is refused: {rejection}")),
             Command::FailRevision { .. }
+            | Command::Invite { .. }
+            | Command::Admit { .. }
+            | Command::RemoveNode { .. }
+            | Command::DeclareDead { .. }
+            | Command::Drain { .. }
             | Command::RegisterNode { .. }
             | Command::Grant { .. }
             | Command::Place { .. }
@@ -163,6 +168,12 @@ impl Node {
                 self.tell(Who::Nobody, || format!("{node} registers"));
             }
             Command::Place { .. } => {}
+            // One node, which leads: nobody joins, leaves, or is given up.
+            Command::Invite { .. }
+            | Command::Admit { .. }
+            | Command::RemoveNode { .. }
+            | Command::DeclareDead { .. }
+            | Command::Drain { .. } => {}
             Command::Unplace { instances } => {
                 let is_minimum = |instance: &InstanceId| {
                     before.placements.get(instance).is_some_and(|placement| {

@@ -112,7 +112,7 @@ impl Node {
             natures: BTreeMap::new(),
             log: Log::new(seed, now),
             state: State::default(),
-            controller: Controller::new(),
+            controller: Controller::new(NODE),
             supervisor: Supervisor::new(NODE),
             traffic: Traffic::default(),
             sandboxes: BTreeMap::new(),
@@ -328,7 +328,7 @@ impl Node {
     pub(crate) fn begin(&mut self) {
         self.is_up = true;
         self.is_following = false;
-        self.controller = Controller::new();
+        self.controller = Controller::new(NODE);
         self.supervisor = Supervisor::new(NODE);
         self.desired = None;
         self.failing.clear();

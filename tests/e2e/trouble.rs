@@ -31,6 +31,7 @@ fn what_keeps_a_node_from_starting_is_told() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     let port = listener.local_addr().expect("a bound listener has an address").port().to_string();
     let in_use = |flag: &str, other: &str| hearth(&["agent", "--data-dir", &data, flag, &port, other, "0"]);
+    expect(&agent(&["--peers-port", &port]), &["peers port"], 1, &[&port, "hint:", "--peers-port"]);
     expect(&in_use("--gateway-port", "--api-port"), &["gateway port"], 1, &[&port, "hint:", "--gateway-port"]);
     expect(&in_use("--api-port", "--gateway-port"), &["API port"], 1, &[&port, "hint:", "--api-port"]);
     expect(&agent(&["--bind", "192.0.2.1"]), &["bind"], 1, &["192.0.2.1", "hint: --bind"]);
@@ -113,7 +114,8 @@ fn a_node_whose_log_nobody_reads_works_on() {
     let folder = tempfile::tempdir().expect("a directory can be made");
     let data = folder.path().to_string_lossy().into_owned();
     let mut command = Command::new(binary());
-    command.args(["agent", "--data-dir", &data, "--gateway-port", "0", "--api-port", "0", "--log-format", "json"]);
+    command.args(["agent", "--data-dir", &data, "--gateway-port", "0", "--api-port", "0", "--peers-port", "0"]);
+    command.args(["--log-format", "json"]);
     let mut child = command.stderr(Stdio::piped()).spawn().expect("hearth can be executed");
     let log = BufReader::new(child.stderr.take().expect("it is piped"));
     let line =

@@ -60,9 +60,13 @@ fn profile() -> PathBuf {
     tests.parent().and_then(Path::parent).expect("tests lie in deps below their profile").to_path_buf()
 }
 
+/// Lets each node take a port for other nodes that is free: many run at once.
+const PEERS_PORT: (&str, &str) = ("HEARTH_PORTS_PEERS", "0");
+
 /// Runs one command against no daemon in particular and returns what it said.
 pub fn hearth(arguments: &[&str]) -> Output {
     Command::new(binary())
+        .env(PEERS_PORT.0, PEERS_PORT.1)
         .args(arguments)
         .env("NO_COLOR", "1")
         .stdin(Stdio::null())
@@ -139,6 +143,7 @@ impl Daemon {
         assert!(self.child.is_none(), "the daemon runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("the log can be opened");
         let child = Command::new(binary())
+            .env(PEERS_PORT.0, PEERS_PORT.1)
             .args(&self.mode)
             .arg("--data-dir")
             .arg(self.data_dir())
@@ -224,6 +229,7 @@ impl Daemon {
     /// Runs a command of the CLI against this daemon.
     pub fn hearth(&self, arguments: &[&str]) -> Output {
         Command::new(binary())
+            .env(PEERS_PORT.0, PEERS_PORT.1)
             .args(arguments)
             .arg("--data-dir")
             .arg(self.data_dir())

@@ -9,11 +9,25 @@ use super::model::{
     encode_revision_id, encode_scaling,
 };
 use super::{DecodeError, function_name};
-use crate::model::{AppName, Epoch, NodeId};
+use crate::model::{AppName, Digest, Epoch, NodeId, Timestamp};
 use crate::state::Command;
 
 pub(super) fn app_name(text: &str) -> Result<AppName, DecodeError> {
     text.parse().map_err(|error| DecodeError::invalid("app", error))
+}
+
+/// Reads the hash of a secret.
+fn decode_secret(bytes: &[u8]) -> Result<Digest, DecodeError> {
+    let bytes = <[u8; 32]>::try_from(bytes).map_err(|error| DecodeError::invalid("secret", error))?;
+    Ok(Digest::from_bytes(bytes))
+}
+
+pub(super) fn encode_invitation(secret: &Digest, expires_at: Timestamp, uses: Option<u32>) -> v1::Invite {
+    v1::Invite { secret: secret.as_bytes().to_vec(), expires_at_ms: expires_at.as_millis(), uses }
+}
+
+pub(super) fn decode_invitation(invite: v1::Invite) -> Result<(Digest, Timestamp, Option<u32>), DecodeError> {
+    Ok((decode_secret(&invite.secret)?, Timestamp::from_millis(invite.expires_at_ms), invite.uses))
 }
 
 pub(super) fn encode(command: &Command) -> v1::Command {
@@ -33,6 +47,11 @@ pub(super) fn encode(command: &Command) -> v1::Command {
         Command::Scale { function, scaling } => {
             Kind::Scale(v1::Scale { function: function.to_string(), scaling: Some(encode_scaling(scaling)) })
         }
+        Command::Invite { secret, expires_at, uses } => Kind::Invite(encode_invitation(secret, *expires_at, *uses)),
+        Command::Admit { secret } => Kind::Admit(secret.as_bytes().to_vec()),
+        Command::RemoveNode { node } => Kind::RemoveNode(node.0),
+        Command::DeclareDead { node, epoch } => Kind::DeclareDead(v1::DeclareDead { node: node.0, epoch: epoch.0 }),
+        Command::Drain { node, is_draining } => Kind::Drain(v1::Drain { node: node.0, is_draining: *is_draining }),
         Command::RegisterNode { node, spec } => {
             Kind::RegisterNode(v1::RegisterNode { node: node.0, spec: Some(encode_node(spec)) })
         }
@@ -89,6 +108,14 @@ pub(super) fn decode(command: v1::Command) -> Result<Command, DecodeError> {
         Kind::Scale(scale) => {
             Command::Scale { function: function_name(&scale.function)?, scaling: decode_scaling(scale.scaling)? }
         }
+        Kind::Invite(invite) => {
+            let (secret, expires_at, uses) = decode_invitation(invite)?;
+            Command::Invite { secret, expires_at, uses }
+        }
+        Kind::Admit(secret) => Command::Admit { secret: decode_secret(&secret)? },
+        Kind::RemoveNode(node) => Command::RemoveNode { node: NodeId(node) },
+        Kind::DeclareDead(dead) => Command::DeclareDead { node: NodeId(dead.node), epoch: Epoch(dead.epoch) },
+        Kind::Drain(drain) => Command::Drain { node: NodeId(drain.node), is_draining: drain.is_draining },
         Kind::RegisterNode(register) => {
             Command::RegisterNode { node: NodeId(register.node), spec: decode_node(register.spec)? }
         }

@@ -3,6 +3,7 @@
 mod command;
 mod model;
 mod reply;
+mod report;
 mod snapshot;
 
 use prost::Message;
@@ -10,6 +11,7 @@ use proto::v1;
 
 use crate::model::{FunctionName, Timestamp};
 use crate::state::{Command, Rejection, Reply, State};
+use crate::supervisor::ReportEvent;
 
 /// Why bytes are no command or no snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +76,16 @@ pub fn decode_answer(answer: v1::propose_reply::applied::Answer) -> Result<Resul
         Answer::Reply(reply) => Ok(reply::decode(reply)?),
         Answer::Rejection(rejection) => Err(reply::decode_rejection(rejection)?),
     })
+}
+
+/// Returns what happened to an instance, for the leader.
+pub fn encode_report(event: &ReportEvent) -> v1::Report {
+    report::encode(event)
+}
+
+/// Reads what happened to an instance.
+pub fn decode_report(report: v1::Report) -> Result<ReportEvent, DecodeError> {
+    report::decode(report)
 }
 
 /// Returns the bytes of the whole state; equal states have equal bytes.

@@ -197,38 +197,42 @@ pub(super) fn decode_node(spec: Option<v1::NodeSpec>) -> Decoded<NodeSpec> {
 }
 
 pub(super) fn encode_ending(ending: &Ending) -> v1::Ending {
-    use v1::ending::failure::Kind as Failed;
     let kind = match ending {
         Ending::Stopped => v1::ending::Kind::Stopped(true),
         Ending::Lost => v1::ending::Kind::Lost(true),
-        Ending::Failed(failure) => {
-            let kind = match failure {
-                InstanceFailure::Sandbox(reason) => Failed::Sandbox(reason.clone()),
-                InstanceFailure::Init(reason) => Failed::Init(reason.clone()),
-                InstanceFailure::InitTimeout => Failed::InitTimeout(true),
-                InstanceFailure::Exited(code) => Failed::Exited(v1::ending::Exit { code: *code }),
-                InstanceFailure::OutOfMemory => Failed::OutOfMemory(true),
-            };
-            v1::ending::Kind::Failed(v1::ending::Failure { kind: Some(kind) })
-        }
+        Ending::Failed(failure) => v1::ending::Kind::Failed(encode_failure(failure)),
     };
     v1::Ending { kind: Some(kind) }
 }
 
 pub(super) fn decode_ending(ending: Option<v1::Ending>) -> Decoded<Ending> {
-    use v1::ending::failure::Kind as Failed;
     let kind = ending.and_then(|ending| ending.kind).ok_or(DecodeError::Missing("ending"))?;
     Ok(match kind {
         v1::ending::Kind::Stopped(_) => Ending::Stopped,
         v1::ending::Kind::Lost(_) => Ending::Lost,
-        v1::ending::Kind::Failed(failure) => {
-            Ending::Failed(match failure.kind.ok_or(DecodeError::Missing("failure"))? {
-                Failed::Sandbox(reason) => InstanceFailure::Sandbox(reason),
-                Failed::Init(reason) => InstanceFailure::Init(reason),
-                Failed::InitTimeout(_) => InstanceFailure::InitTimeout,
-                Failed::Exited(exit) => InstanceFailure::Exited(exit.code),
-                Failed::OutOfMemory(_) => InstanceFailure::OutOfMemory,
-            })
-        }
+        v1::ending::Kind::Failed(failure) => Ending::Failed(decode_failure(failure)?),
+    })
+}
+
+pub(super) fn encode_failure(failure: &InstanceFailure) -> v1::ending::Failure {
+    use v1::ending::failure::Kind as Failed;
+    let kind = match failure {
+        InstanceFailure::Sandbox(reason) => Failed::Sandbox(reason.clone()),
+        InstanceFailure::Init(reason) => Failed::Init(reason.clone()),
+        InstanceFailure::InitTimeout => Failed::InitTimeout(true),
+        InstanceFailure::Exited(code) => Failed::Exited(v1::ending::Exit { code: *code }),
+        InstanceFailure::OutOfMemory => Failed::OutOfMemory(true),
+    };
+    v1::ending::Failure { kind: Some(kind) }
+}
+
+pub(super) fn decode_failure(failure: v1::ending::Failure) -> Decoded<InstanceFailure> {
+    use v1::ending::failure::Kind as Failed;
+    Ok(match failure.kind.ok_or(DecodeError::Missing("failure"))? {
+        Failed::Sandbox(reason) => InstanceFailure::Sandbox(reason),
+        Failed::Init(reason) => InstanceFailure::Init(reason),
+        Failed::InitTimeout(_) => InstanceFailure::InitTimeout,
+        Failed::Exited(exit) => InstanceFailure::Exited(exit.code),
+        Failed::OutOfMemory(_) => InstanceFailure::OutOfMemory,
     })
 }

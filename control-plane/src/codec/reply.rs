@@ -2,7 +2,7 @@
 
 use proto::v1;
 use proto::v1::applied_function::Change as WireChange;
-use proto::v1::rejection::{self, Rejection as Wire};
+use proto::v1::rejection::{self, NotInvited as WireNotInvited, Rejection as Wire};
 use proto::v1::reply::{Deployed, Reply as WireReply};
 
 use super::command::app_name;
@@ -11,7 +11,7 @@ use super::model::{
 };
 use super::{DecodeError, function_name};
 use crate::model::{Epoch, NodeId, RevisionNumber};
-use crate::state::{AppliedFunction, Change, Rejection, Reply};
+use crate::state::{AppliedFunction, Change, NotInvited, Rejection, Reply};
 
 pub(super) fn encode(reply: &Reply) -> v1::Reply {
     let reply = match reply {
@@ -19,6 +19,7 @@ pub(super) fn encode(reply: &Reply) -> v1::Reply {
         Reply::Deployed { index, functions } => {
             WireReply::Deployed(Deployed { index: *index, functions: functions.iter().map(encode_applied).collect() })
         }
+        Reply::Admitted { node } => WireReply::Admitted(node.0),
         Reply::Registered { epoch } => WireReply::Registered(epoch.0),
         Reply::Placed { instance } => WireReply::Placed(encode_instance(*instance)),
     };
@@ -32,6 +33,7 @@ pub(super) fn decode(reply: v1::Reply) -> Result<Reply, DecodeError> {
             let functions = functions.into_iter().map(decode_applied).collect::<Result<_, _>>()?;
             Reply::Deployed { index, functions }
         }
+        WireReply::Admitted(node) => Reply::Admitted { node: NodeId(node) },
         WireReply::Registered(epoch) => Reply::Registered { epoch: Epoch(epoch) },
         WireReply::Placed(instance) => Reply::Placed { instance: decode_instance(Some(instance))? },
     })
@@ -103,6 +105,16 @@ pub(super) fn encode_rejection(rejection: &Rejection) -> v1::Rejection {
             let instance = Some(encode_instance(*instance));
             Wire::ForeignInstance(rejection::ForeignInstance { node: node.0, instance })
         }
+        Rejection::NotInvited(reason) => Wire::NotInvited(
+            match reason {
+                NotInvited::Unknown => WireNotInvited::Unknown,
+                NotInvited::Expired => WireNotInvited::Expired,
+                NotInvited::UsedUp => WireNotInvited::UsedUp,
+            }
+            .into(),
+        ),
+        Rejection::NodeRemoved(node) => Wire::NodeRemoved(node.0),
+        Rejection::LastNode(node) => Wire::LastNode(node.0),
         Rejection::Limit { what, limit } => Wire::Limit(rejection::Limit { what: what.clone(), limit: *limit as u64 }),
     };
     v1::Rejection { rejection: Some(rejection) }
@@ -142,6 +154,14 @@ pub(super) fn decode_rejection(rejection: v1::Rejection) -> Result<Rejection, De
         Wire::ForeignInstance(foreign) => {
             Rejection::ForeignInstance { node: NodeId(foreign.node), instance: decode_instance(foreign.instance)? }
         }
+        Wire::NotInvited(reason) => Rejection::NotInvited(match WireNotInvited::try_from(reason) {
+            Ok(WireNotInvited::Unknown) => NotInvited::Unknown,
+            Ok(WireNotInvited::Expired) => NotInvited::Expired,
+            Ok(WireNotInvited::UsedUp) => NotInvited::UsedUp,
+            Ok(WireNotInvited::Unspecified) | Err(_) => return Err(DecodeError::Missing("reason")),
+        }),
+        Wire::NodeRemoved(node) => Rejection::NodeRemoved(NodeId(node)),
+        Wire::LastNode(node) => Rejection::LastNode(NodeId(node)),
         Wire::Limit(limit) => Rejection::Limit {
             what: limit.what,
             limit: usize::try_from(limit.limit).map_err(|error| DecodeError::invalid("limit", error))?,

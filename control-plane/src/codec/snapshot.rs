@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proto::v1::snapshot::revision::Status;
 use proto::v1::{Snapshot, snapshot};
 
-use super::command::app_name;
+use super::command::{app_name, decode_invitation, encode_invitation};
 use super::model::{
     decode_instance, decode_node, decode_purpose, decode_resources, decode_revision, decode_revision_id,
     decode_scaling, decode_triggers, encode_instance, encode_node, encode_purpose, encode_resources, encode_revision,
@@ -14,7 +14,7 @@ use super::model::{
 use super::{DecodeError, function_name};
 use crate::model::{Epoch, Node, NodeId, RevisionNumber, Timestamp};
 use crate::planted::planted;
-use crate::state::{App, Deleted, Function, Placement, Revision, RevisionStatus, State, violations};
+use crate::state::{App, Deleted, Function, Invitation, Placement, Revision, RevisionStatus, State, violations};
 
 pub(super) fn encode(state: &State) -> Snapshot {
     Snapshot {
@@ -60,7 +60,20 @@ pub(super) fn encode(state: &State) -> Snapshot {
                 spec: Some(encode_node(&node.spec)),
                 epoch: node.epoch.0,
                 grant: Some(encode_resources(&node.grant)),
+                is_draining: node.is_draining,
+                is_dead: node.is_dead,
             })
+            .collect(),
+        admitted: state
+            .admitted
+            .iter()
+            .map(|(id, at)| snapshot::Admitted { node: id.0, at_ms: at.as_millis() })
+            .collect(),
+        removed: state.removed.iter().map(|id| id.0).collect(),
+        invitations: state
+            .invitations
+            .iter()
+            .map(|(secret, invitation)| encode_invitation(secret, invitation.expires_at, invitation.uses_left))
             .collect(),
         placements: state
             .placements
@@ -125,9 +138,22 @@ pub(super) fn decode(snapshot: Snapshot) -> Result<State, DecodeError> {
         state.deleted.insert(function_name(&deleted.name)?, decoded);
     }
     for node in snapshot.nodes {
-        let decoded =
-            Node { spec: decode_node(node.spec)?, epoch: Epoch(node.epoch), grant: decode_resources(node.grant)? };
+        let decoded = Node {
+            spec: decode_node(node.spec)?,
+            epoch: Epoch(node.epoch),
+            grant: decode_resources(node.grant)?,
+            is_draining: node.is_draining,
+            is_dead: node.is_dead,
+        };
         state.nodes.insert(NodeId(node.id), decoded);
+    }
+    for admitted in snapshot.admitted {
+        state.admitted.insert(NodeId(admitted.node), Timestamp::from_millis(admitted.at_ms));
+    }
+    state.removed = snapshot.removed.into_iter().map(NodeId).collect();
+    for invite in snapshot.invitations {
+        let (secret, expires_at, uses_left) = decode_invitation(invite)?;
+        state.invitations.insert(secret, Invitation { expires_at, uses_left });
     }
     for placement in snapshot.placements {
         let decoded = Placement {

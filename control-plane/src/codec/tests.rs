@@ -10,7 +10,7 @@ use crate::model::{
     Bytes, Concurrency, Digest, Ending, Epoch, FunctionSpec, HttpTrigger, InstanceFailure, InstanceId, MilliCpu,
     Network, NodeId, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling, Trigger,
 };
-use crate::state::{AppliedFunction, Change, violations};
+use crate::state::{AppliedFunction, Change, NotInvited, violations};
 
 fn resources() -> impl Strategy<Value = Resources> {
     (0..3_u32, 0..3_u64, 0..3_u64, 0..3_u32).prop_map(|(cpu, memory, disk, pids)| Resources {
@@ -103,6 +103,15 @@ fn command() -> impl Strategy<Value = Command> {
         1 => revision_id().prop_map(|revision| Command::FailRevision { revision, reason: "broken".to_owned() }),
         1 => (name(), scaling).prop_map(|(function, scaling)| Command::Scale { function, scaling }),
         3 => (node(), node_spec).prop_map(|(node, spec)| Command::RegisterNode { node, spec }),
+        2 => (0..3_u8, 0..80_u64, prop::option::of(0..3_u32)).prop_map(|(secret, until, uses)| Command::Invite {
+            secret: Digest::from_bytes([secret; 32]),
+            expires_at: Timestamp::from_millis(until),
+            uses,
+        }),
+        2 => (0..3_u8).prop_map(|secret| Command::Admit { secret: Digest::from_bytes([secret; 32]) }),
+        1 => node().prop_map(|node| Command::RemoveNode { node }),
+        2 => (node(), epoch()).prop_map(|(node, epoch)| Command::DeclareDead { node, epoch }),
+        1 => (node(), any::<bool>()).prop_map(|(node, is_draining)| Command::Drain { node, is_draining }),
         3 => (node(), epoch(), resources())
             .prop_map(|(node, epoch, resources)| Command::Grant { node, epoch, resources }),
         3 => (revision_id(), node(), purpose)
@@ -126,6 +135,12 @@ fn rare_answers_read_back_as_they_were_written() {
     for answer in [
         Ok(Reply::Deployed { index: 4, functions: functions.to_vec() }),
         Ok(Reply::Placed { instance }),
+        Ok(Reply::Admitted { node: NodeId(7) }),
+        Err(Rejection::NotInvited(NotInvited::Unknown)),
+        Err(Rejection::NotInvited(NotInvited::Expired)),
+        Err(Rejection::NotInvited(NotInvited::UsedUp)),
+        Err(Rejection::NodeRemoved(NodeId(2))),
+        Err(Rejection::LastNode(NodeId(2))),
         Err(Rejection::RouteTaken { first: name("a"), second: name("b"), claim: "GET /a".to_owned() }),
         Err(Rejection::IndexChanged { app: "one".parse().expect("the name is valid"), expected: 1, actual: 2 }),
         Err(Rejection::RevisionFailed { revision: revision(), reason: "broken".to_owned() }),
@@ -141,6 +156,15 @@ fn rare_answers_read_back_as_they_were_written() {
 }
 
 proptest! {
+    #[test]
+    fn a_report_reads_back_as_it_was_written(instance in instance(), revision in revision_id(), ending in ending()) {
+        let event = match ending {
+            Ending::Failed(failure) => ReportEvent::StartFailed { instance, revision, failure },
+            Ending::Stopped | Ending::Lost => ReportEvent::Ready { instance, revision },
+        };
+        prop_assert_eq!(decode_report(encode_report(&event)), Ok(event));
+    }
+
     #[test]
     fn a_command_reads_back_as_it_was_written(command in command(), at in any::<u64>()) {
         let at = Timestamp::from_millis(at);

@@ -10,16 +10,17 @@ use crate::state::{Command, State};
 const TOP_UP_WITHIN: Duration = Duration::from_millis(250);
 
 impl Controller {
-    /// Grants each node what its placements leave free: at once when less than half of that is granted, else before long.
+    /// Grants each node what its placements leave free, and a draining one nothing: at once when less than half of that is granted, else before long.
     pub(super) fn top_up_grants(&mut self, now: Timestamp, state: &State, effects: &mut Vec<Effect>) {
         for (id, node) in &state.nodes {
-            let target = node.spec.capacity.minus(&state.held(*id));
+            let is_eligible = node.is_eligible();
+            let target = if is_eligible { node.spec.capacity.minus(&state.held(*id)) } else { Resources::default() };
             if node.grant == target {
                 self.top_up_at.remove(id);
                 continue;
             }
             let due = *self.top_up_at.entry(*id).or_insert(now + TOP_UP_WITHIN);
-            if due <= now || !half(&target).fits(&node.grant) {
+            if due <= now || !is_eligible || !half(&target).fits(&node.grant) {
                 self.top_up(now, *id, node.epoch, target, effects);
             }
         }

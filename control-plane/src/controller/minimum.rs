@@ -18,6 +18,8 @@ impl Controller {
                 .placements
                 .iter()
                 .filter(|(_, placement)| placement.revision == id && placement.purpose == Purpose::Minimum)
+                // What is on a node that is being emptied counts for nothing: its replacement comes first.
+                .filter(|(_, placement)| state.nodes.get(&placement.node).is_some_and(|node| node.is_eligible()))
                 .map(|(instance, _)| *instance)
                 .collect();
             let min = usize::try_from(function.scaling.min()).unwrap_or(usize::MAX);

@@ -1,19 +1,24 @@
 //! The leader's brain: what should change next?
 //!
-//! It keeps grants topped up, keeps every function's minimum placed, proves candidates before they take traffic, and takes back
-//! placements of revisions that nobody needs. It remembers only what is under way; everything else it reads off the applied
+//! It keeps grants topped up, keeps every function's minimum placed, proves candidates before they take traffic, takes back
+//! placements of revisions that nobody needs, empties nodes that are drained, and gives up nodes that fall silent. It remembers only what is under way; everything else it reads off the applied
 //! state, so that another leader takes over by reading the same.
 
+mod drain;
 mod grant;
+mod liveness;
 mod minimum;
 mod under_way;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use self::liveness::DEAD_AFTER;
+
+use self::liveness::Liveness;
 use self::under_way::UnderWay;
 use self::verify::Verification;
-use crate::model::{InstanceId, NodeId, RevisionId, Timestamp};
+use crate::model::{Epoch, InstanceId, NodeId, RevisionId, Timestamp};
 use crate::state::{Command, Rejection, Reply, State};
 use crate::supervisor::{Report, ReportEvent};
 
@@ -24,6 +29,8 @@ pub enum Input<'a> {
     Applied(&'a State),
     /// A node reports about its instances.
     Reported(&'a State, Report),
+    /// A node says that it is there, in an epoch.
+    Heard(&'a State, NodeId, Epoch),
     /// A proposal was answered.
     Answered(&'a State, Command, Result<Reply, Rejection>),
     /// This node leads no more: forget what is under way.
@@ -40,13 +47,17 @@ pub enum Effect {
 }
 
 /// The leader's brain.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Controller {
+    /// The node it runs on: whoever leads is alive.
+    node: NodeId,
     under_way: UnderWay,
     /// Candidates that are being proved.
     verifications: BTreeMap<RevisionId, Verification>,
     /// Instances that reported ready.
     ready: BTreeSet<InstanceId>,
+    /// When each node was last heard of.
+    liveness: Liveness,
     /// When a node's grant is topped up at the latest.
     top_up_at: BTreeMap<NodeId, Timestamp>,
     /// When the last input came.
@@ -54,18 +65,31 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Returns a controller that knows nothing yet.
-    pub fn new() -> Self {
-        Self::default()
+    /// Returns the controller of a node; it knows nothing yet.
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            under_way: UnderWay::default(),
+            verifications: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            liveness: Liveness::default(),
+            top_up_at: BTreeMap::new(),
+            seen: Timestamp::default(),
+        }
     }
 
     /// Takes one input at time `now` and returns what must be done about it.
     pub fn on_input(&mut self, now: Timestamp, input: Input<'_>) -> Vec<Effect> {
+        self.liveness.mind_the_gap(self.seen, now);
         self.seen = now;
         let state = match input {
             Input::Applied(state) | Input::Woke(state) => state,
             Input::Reported(state, report) => {
                 self.take_report(state, report);
+                state
+            }
+            Input::Heard(state, node, epoch) => {
+                self.liveness.heard(now, node, epoch);
                 state
             }
             Input::Answered(state, command, result) => {
@@ -76,16 +100,18 @@ impl Controller {
                 state
             }
             Input::Deposed => {
-                *self = Self::new();
+                *self = Self::new(self.node);
                 return Vec::new();
             }
         };
         self.under_way.expire(now);
         let mut effects = Vec::new();
         self.forget_gone(state);
+        self.give_up_silent(now, state, &mut effects);
         self.verify_candidates(now, state, &mut effects);
         self.keep_minimums(now, state, &mut effects);
         self.unplace_unneeded(now, state, &mut effects);
+        self.empty_draining(now, state, &mut effects);
         self.top_up_grants(now, state, &mut effects);
         effects
     }
@@ -94,6 +120,7 @@ impl Controller {
     pub fn wake_at(&self) -> Option<Timestamp> {
         let verifications = self.verifications.values().flat_map(Verification::due);
         let times = self.top_up_at.values().copied().chain(verifications).chain(self.under_way.wake_at());
+        let times = times.chain(self.liveness.wake_at(self.seen));
         // What was due at the last input has had its effect; what came of that is under way.
         times.filter(|at| *at > self.seen).min()
     }

@@ -22,12 +22,34 @@ struct Cluster {
 impl Cluster {
     fn new() -> Self {
         let mut cluster =
-            Self { state: State::default(), controller: Controller::new(), now: Timestamp::from_millis(1) };
+            Self { state: State::default(), controller: Controller::new(NODE), now: Timestamp::from_millis(1) };
+        cluster.register(NODE);
+        cluster
+    }
+
+    fn register(&mut self, node: NodeId) {
         let capacity =
             Resources { cpu: MilliCpu(10_000), memory: Bytes::mebi(1000), disk: Bytes::mebi(1000), pids: 1000 };
-        let spec = NodeSpec { name: "one".to_owned(), capacity, labels: BTreeMap::new() };
-        cluster.command(Command::RegisterNode { node: NODE, spec });
-        cluster
+        let spec = NodeSpec { name: node.to_string(), capacity, labels: BTreeMap::new() };
+        self.command(Command::RegisterNode { node, spec });
+    }
+
+    fn hear(&mut self, node: NodeId, epoch: u32) {
+        let effects = self.controller.on_input(self.now, Input::Heard(&self.state, node, Epoch(epoch)));
+        self.carry_out(effects);
+    }
+
+    /// Lets time pass as its driver does: the controller looks whenever it said so.
+    fn pass(&mut self, wait: Duration) {
+        let until = self.now + wait;
+        while let Some(at) = self.controller.wake_at().filter(|at| *at <= until) {
+            self.wake_after(at.since(self.now));
+        }
+        self.now = until;
+    }
+
+    fn on(&self, node: NodeId) -> usize {
+        self.state.placements.values().filter(|placement| placement.node == node).count()
     }
 
     /// Applies a command and everything that the controller proposes because of it.
@@ -202,4 +224,72 @@ fn a_name_that_is_taken_again_goes_on_counting() {
     for instance in left_over {
         assert!(!cluster.state.placements.contains_key(&instance), "{instance} runs what nobody wants");
     }
+}
+
+const OTHER: NodeId = NodeId(2);
+
+#[test]
+fn a_silent_node_is_given_up_and_its_minimum_is_placed_elsewhere() {
+    let mut cluster = Cluster::new();
+    cluster.register(OTHER);
+    cluster.command(Command::Drain { node: NODE, is_draining: true });
+    cluster.deploy(1, 4);
+    cluster.all_ready(1);
+    cluster.command(Command::Drain { node: NODE, is_draining: false });
+    assert_eq!((cluster.on(OTHER), cluster.on(NODE)), (5, 0), "four and the one that proved it");
+    for _ in 0..20 {
+        cluster.pass(Duration::from_millis(500));
+        cluster.hear(OTHER, 1);
+    }
+    assert!(!cluster.state.nodes[&OTHER].is_dead, "it was heard of all the time");
+
+    cluster.pass(DEAD_AFTER - Duration::from_millis(1));
+    assert!(!cluster.state.nodes[&OTHER].is_dead);
+    cluster.pass(Duration::from_millis(1));
+    assert!(cluster.state.nodes[&OTHER].is_dead);
+    assert_eq!((cluster.on(OTHER), cluster.on(NODE)), (0, 4));
+    assert_eq!(cluster.state.nodes[&OTHER].grant, Resources::default());
+    assert!(!cluster.state.nodes[&NODE].is_dead, "whoever leads is alive");
+}
+
+#[test]
+fn a_node_that_comes_back_has_its_time_anew() {
+    let mut cluster = Cluster::new();
+    cluster.register(OTHER);
+    cluster.pass(DEAD_AFTER);
+    assert!(cluster.state.nodes[&OTHER].is_dead);
+    assert_eq!(cluster.state.nodes[&OTHER].epoch, Epoch(2), "what it said in its first epoch is refused from here on");
+    cluster.register(OTHER);
+    assert!(!cluster.state.nodes[&OTHER].is_dead);
+    cluster.pass(DEAD_AFTER - Duration::from_millis(1));
+    cluster.hear(OTHER, 1);
+    cluster.pass(Duration::from_millis(1));
+    assert!(cluster.state.nodes[&OTHER].is_dead, "what came late from before says nothing");
+}
+
+#[test]
+fn a_leader_that_was_asleep_gives_nobody_up() {
+    let mut cluster = Cluster::new();
+    cluster.register(OTHER);
+    cluster.wake_after(Duration::from_secs(30));
+    assert!(!cluster.state.nodes[&OTHER].is_dead);
+    cluster.pass(DEAD_AFTER);
+    assert!(cluster.state.nodes[&OTHER].is_dead);
+}
+
+#[test]
+fn a_draining_node_loses_its_minimum_once_that_is_ready_elsewhere() {
+    let mut cluster = Cluster::new();
+    cluster.deploy(1, 2);
+    cluster.all_ready(1);
+    let before = cluster.on(NODE);
+    assert!(before >= 2);
+    cluster.register(OTHER);
+    cluster.command(Command::Drain { node: NODE, is_draining: true });
+    assert_eq!((cluster.on(NODE), cluster.on(OTHER)), (2, 2), "the replacements start first");
+    assert_eq!(cluster.state.nodes[&NODE].grant, Resources::default());
+    cluster.all_ready(1);
+    assert_eq!((cluster.on(NODE), cluster.on(OTHER)), (0, 2));
+    cluster.command(Command::Drain { node: NODE, is_draining: false });
+    assert_ne!(cluster.state.nodes[&NODE].grant, Resources::default(), "it may start things again");
 }

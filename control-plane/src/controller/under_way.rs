@@ -15,6 +15,7 @@ enum Subject {
     Grant(NodeId),
     Place(RevisionId, Purpose),
     Settle(RevisionId),
+    Death(NodeId),
     Unplace,
 }
 
@@ -61,11 +62,16 @@ fn subject(command: &Command) -> Option<Subject> {
         Command::Promote { revision } | Command::FailRevision { revision, .. } => {
             Some(Subject::Settle(revision.clone()))
         }
+        Command::DeclareDead { node, .. } => Some(Subject::Death(*node)),
         Command::Unplace { .. } => Some(Subject::Unplace),
         Command::DeployApp { .. }
         | Command::DeleteApp { .. }
         | Command::DeleteFunction { .. }
         | Command::Scale { .. }
+        | Command::Invite { .. }
+        | Command::Admit { .. }
+        | Command::RemoveNode { .. }
+        | Command::Drain { .. }
         | Command::RegisterNode { .. }
         | Command::Adopt { .. }
         | Command::Release { .. } => None,

@@ -26,4 +26,17 @@ pub struct Node {
     ///
     /// Invariant: grant plus what its placements hold never exceeds the capacity.
     pub grant: Resources,
+    /// Whether an operator wants nothing to run on it: it gets no grant and no placements, and loses those it has.
+    pub is_draining: bool,
+    /// Whether it was declared dead and has not registered since.
+    ///
+    /// Invariant: then it holds no placements and no grant.
+    pub is_dead: bool,
+}
+
+impl Node {
+    /// Returns whether instances may be placed on it.
+    pub fn is_eligible(&self) -> bool {
+        !self.is_draining && !self.is_dead
+    }
 }

@@ -44,6 +44,7 @@ pub fn place(state: &State, needed: &Resources) -> Result<NodeId, NoFit> {
     let best = state
         .nodes
         .iter()
+        .filter(|(_, node)| node.is_eligible())
         .map(|(id, node)| (*id, node, room(*id, node)))
         .filter(|(_, _, room)| needed.fits(room))
         .map(|(id, node, room)| Score {

@@ -1,6 +1,7 @@
 //! The invariants of the replicated state, for tests, the simulator and debug builds.
 
 use super::{RevisionStatus, State};
+use crate::model::Resources;
 
 /// Returns every invariant that does not hold, in words; an empty list means that the state is sound.
 pub fn violations(state: &State) -> Vec<String> {
@@ -9,6 +10,14 @@ pub fn violations(state: &State) -> Vec<String> {
         let sum = state.held(*id).plus(&node.grant);
         if !sum.fits(&node.spec.capacity) {
             found.push(format!("{id} holds and grants {sum}, its capacity is {}", node.spec.capacity));
+        }
+        let has_something =
+            node.grant != Resources::default() || state.placements.values().any(|held| held.node == *id);
+        if node.is_dead && has_something {
+            found.push(format!("{id} is dead and has a grant or placements"));
+        }
+        if state.admitted.contains_key(id) {
+            found.push(format!("{id} has registered and counts as not registered"));
         }
     }
     for (name, function) in &state.functions {
@@ -32,6 +41,9 @@ pub fn violations(state: &State) -> Vec<String> {
                 Some(RevisionStatus::Pending | RevisionStatus::Proved) => {}
             }
         }
+    }
+    for id in state.removed.iter().filter(|id| state.is_member(**id)) {
+        found.push(format!("{id} was removed and is a member"));
     }
     for name in state.deleted.keys().filter(|name| state.functions.contains_key(*name)) {
         found.push(format!("{name} exists and counts as deleted"));

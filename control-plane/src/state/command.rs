@@ -1,8 +1,8 @@
 //! What may be proposed to the cluster, and what it answers.
 
 use crate::model::{
-    AppName, Ending, Epoch, FunctionName, FunctionSpec, InstanceId, NodeId, NodeSpec, Purpose, Resources, RevisionId,
-    RevisionNumber, Scaling,
+    AppName, Digest, Ending, Epoch, FunctionName, FunctionSpec, InstanceId, NodeId, NodeSpec, Purpose, Resources,
+    RevisionId, RevisionNumber, Scaling, Timestamp,
 };
 
 /// One entry of the log.
@@ -47,7 +47,42 @@ pub enum Command {
         /// The limits from here on.
         scaling: Scaling,
     },
-    /// A node's agent has started: its epoch goes up by one, its grant becomes zero until the leader sets one.
+    /// Lets machines join that show a secret, of which the cluster keeps no more than the hash.
+    Invite {
+        /// The SHA-256 of the secret.
+        secret: Digest,
+        /// Until when, by the clock of the leader.
+        expires_at: Timestamp,
+        /// How many machines may join by it; none means any number.
+        uses: Option<u32>,
+    },
+    /// Lets in a machine that has shown a secret: it becomes a node with an id of its own, which comes back in the reply.
+    Admit {
+        /// The SHA-256 of the secret.
+        secret: Digest,
+    },
+    /// Takes a node out of the cluster, with what is placed on it; its id is never given again.
+    RemoveNode {
+        /// The node.
+        node: NodeId,
+    },
+    /// Gives a node up: what was placed on it is free to be placed elsewhere, and what it says in this epoch is refused from
+    /// here on. It comes back by registering.
+    DeclareDead {
+        /// The node.
+        node: NodeId,
+        /// The epoch in which it was not heard of any more.
+        epoch: Epoch,
+    },
+    /// Wants nothing to run on a node, or something again.
+    Drain {
+        /// The node.
+        node: NodeId,
+        /// Whether it is emptied.
+        is_draining: bool,
+    },
+    /// A node's agent has started, or has come back after it was declared dead: its epoch goes up by one, its grant becomes zero
+    /// until the leader sets one.
     RegisterNode {
         /// The node.
         node: NodeId,
@@ -112,6 +147,11 @@ pub enum Reply {
         /// What became of each function, deleted ones included.
         functions: Vec<AppliedFunction>,
     },
+    /// A machine was let in.
+    Admitted {
+        /// The node it is from here on.
+        node: NodeId,
+    },
     /// A node registered.
     Registered {
         /// The epoch in which it speaks from here on.
@@ -165,6 +205,15 @@ pub enum Rejection {
     /// No such node.
     #[error("there is no {0}")]
     NoNode(NodeId),
+    /// The secret lets nobody in.
+    #[error("the join token {0}")]
+    NotInvited(NotInvited),
+    /// The node has been taken out of the cluster.
+    #[error("{0} was removed from the cluster")]
+    NodeRemoved(NodeId),
+    /// The node is the only one.
+    #[error("{0} is the only node of the cluster")]
+    LastNode(NodeId),
     /// The name is taken by another app.
     #[error("function {function} belongs to app {owner}")]
     ForeignFunction {
@@ -246,4 +295,18 @@ pub enum Rejection {
         /// The most there may be.
         limit: usize,
     },
+}
+
+/// Why a secret lets nobody in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotInvited {
+    /// The cluster has given no such token, or has forgotten it since.
+    #[error("is not known to the cluster")]
+    Unknown,
+    /// Its time is over.
+    #[error("has expired")]
+    Expired,
+    /// It has admitted as many nodes as it may.
+    #[error("has been used as often as it may be")]
+    UsedUp,
 }

@@ -18,8 +18,8 @@ impl State {
         let resources = spec.ok_or_else(|| Rejection::NoRevision(revision.clone()))?.spec.resources;
         let held = self.held(node);
         let machine = self.nodes.get_mut(&node).ok_or(Rejection::NoNode(node))?;
-        let room = machine.spec.capacity.minus(&held);
-        if !resources.fits(&room) {
+        let room = if machine.is_dead { Resources::default() } else { machine.spec.capacity.minus(&held) };
+        if machine.is_dead || !resources.fits(&room) {
             return Err(Rejection::NoRoom { node, needed: resources, room });
         }
         // What is placed comes out of the grant where nothing else is left. The node may have started something inside it
@@ -66,8 +66,8 @@ impl State {
         }
         let held = self.held(node);
         let machine = self.node_in(node, epoch)?;
-        let room = machine.spec.capacity.minus(&held);
-        if !needed.fits(&room) {
+        let room = if machine.is_dead { Resources::default() } else { machine.spec.capacity.minus(&held) };
+        if (machine.is_dead && !adopted.is_empty()) || !needed.fits(&room) {
             return Err(Rejection::NoRoom { node, needed, room });
         }
         machine.grant = smaller(&machine.grant.minus(&needed), &room.minus(&needed));

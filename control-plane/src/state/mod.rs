@@ -7,17 +7,19 @@ mod check;
 mod command;
 mod function;
 mod instance;
+mod member;
 mod node;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use check::violations;
-pub use command::{AppliedFunction, Change, Command, Rejection, Reply};
+pub use command::{AppliedFunction, Change, Command, NotInvited, Rejection, Reply};
 pub use function::{DELETED_MAX, FUNCTIONS_MAX, REVISIONS_KEPT};
+pub use member::{ADMITTED_MAX, INVITATIONS_MAX, Invitation};
 
 use crate::model::{
-    AppName, FunctionName, InstanceId, Node, NodeId, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec,
-    Scaling, Timestamp, Trigger,
+    AppName, Digest, FunctionName, InstanceId, Node, NodeId, Purpose, Resources, RevisionId, RevisionNumber,
+    RevisionSpec, Scaling, Timestamp, Trigger,
 };
 
 /// Everything that is replicated.
@@ -35,6 +37,12 @@ pub struct State {
     pub deleted: BTreeMap<FunctionName, Deleted>,
     /// Every node that ever registered and was not removed.
     pub nodes: BTreeMap<NodeId, Node>,
+    /// Nodes that were let in and have not registered yet, each with when.
+    pub admitted: BTreeMap<NodeId, Timestamp>,
+    /// Nodes that were taken out: none of them comes back, and no id is given twice.
+    pub removed: BTreeSet<NodeId>,
+    /// Which secrets let machines in, by their SHA-256.
+    pub invitations: BTreeMap<Digest, Invitation>,
     /// Every instance that is agreed to run, wherever it is.
     pub placements: BTreeMap<InstanceId, Placement>,
     /// The last sequence handed out for a placed instance.
@@ -127,6 +135,11 @@ impl State {
             Command::Promote { revision } => self.promote(&revision),
             Command::FailRevision { revision, reason } => self.fail_revision(&revision, reason),
             Command::Scale { function, scaling } => self.scale(&function, scaling),
+            Command::Invite { secret, expires_at, uses } => self.invite(at, secret, expires_at, uses),
+            Command::Admit { secret } => self.admit(at, secret),
+            Command::RemoveNode { node } => self.remove_node(node),
+            Command::DeclareDead { node, epoch } => self.declare_dead(node, epoch),
+            Command::Drain { node, is_draining } => self.drain(node, is_draining),
             Command::RegisterNode { node, spec } => self.register_node(node, spec),
             Command::Grant { node, epoch, resources } => self.grant(node, epoch, resources),
             Command::Place { revision, node, purpose } => self.place(at, revision, node, purpose),
@@ -151,6 +164,11 @@ impl State {
             .fold(Resources::default(), |sum, placement| sum.plus(&placement.resources))
     }
 
+    /// Returns whether a node may speak with the others: it was let in, and not taken out.
+    pub fn is_member(&self, node: NodeId) -> bool {
+        self.nodes.contains_key(&node) || self.admitted.contains_key(&node)
+    }
+
     /// Counts one change and answers with the index it has.
     fn done(&mut self) -> Reply {
         self.index += 1;
@@ -164,3 +182,6 @@ impl Function {
         self.live == Some(number) || self.candidate == Some(number)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,13 @@ impl State {
         if id.0 == 0 {
             return Err(Rejection::NoNode(id));
         }
-        let epoch = Epoch(self.nodes.get(&id).map_or(0, |node| node.epoch.0).saturating_add(1));
+        if self.removed.contains(&id) {
+            return Err(Rejection::NodeRemoved(id));
+        }
+        self.admitted.remove(&id);
+        let known = self.nodes.get(&id);
+        let epoch = Epoch(known.map_or(0, |node| node.epoch.0).saturating_add(1));
+        let is_draining = known.is_some_and(|node| node.is_draining);
         // What ran before may still run: its placements stay until the agent says which are lost.
         let held = self.held(id);
         let capacity = Resources {
@@ -18,7 +24,8 @@ impl State {
             disk: spec.capacity.disk.max(held.disk),
             pids: spec.capacity.pids.max(held.pids),
         };
-        self.nodes.insert(id, Node { spec: NodeSpec { capacity, ..spec }, epoch, grant: Resources::default() });
+        let spec = NodeSpec { capacity, ..spec };
+        self.nodes.insert(id, Node { spec, epoch, grant: Resources::default(), is_draining, is_dead: false });
         self.index += 1;
         Ok(Reply::Registered { epoch })
     }
@@ -26,11 +33,33 @@ impl State {
     pub(super) fn grant(&mut self, id: NodeId, epoch: Epoch, grant: Resources) -> Result<Reply, Rejection> {
         let held = self.held(id);
         let node = self.node_in(id, epoch)?;
-        let room = node.spec.capacity.minus(&held);
+        let room = if node.is_dead { Resources::default() } else { node.spec.capacity.minus(&held) };
         if !grant.fits(&room) {
             return Err(Rejection::NoRoom { node: id, needed: grant, room });
         }
         node.grant = grant;
+        Ok(self.done())
+    }
+
+    pub(super) fn declare_dead(&mut self, id: NodeId, epoch: Epoch) -> Result<Reply, Rejection> {
+        let node = self.node_in(id, epoch)?;
+        if node.is_dead {
+            return Ok(Reply::Done { index: self.index });
+        }
+        // Whatever it still says in the old epoch is refused: what it holds is free for others.
+        node.epoch = Epoch(node.epoch.0.saturating_add(1));
+        node.grant = Resources::default();
+        node.is_dead = true;
+        self.placements.retain(|_, placement| placement.node != id);
+        Ok(self.done())
+    }
+
+    pub(super) fn drain(&mut self, id: NodeId, is_draining: bool) -> Result<Reply, Rejection> {
+        let node = self.nodes.get_mut(&id).ok_or(Rejection::NoNode(id))?;
+        if node.is_draining == is_draining {
+            return Ok(Reply::Done { index: self.index });
+        }
+        node.is_draining = is_draining;
         Ok(self.done())
     }
 

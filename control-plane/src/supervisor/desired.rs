@@ -23,5 +23,5 @@ pub fn desired(state: &State, id: NodeId) -> Option<Desired> {
             }
         }
     }
-    Some(Desired { epoch: node.epoch, grant: node.grant, placements, revisions })
+    Some(Desired { epoch: node.epoch, is_dead: node.is_dead, grant: node.grant, placements, revisions })
 }

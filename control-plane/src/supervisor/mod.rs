@@ -31,6 +31,8 @@ use crate::state::Command;
 pub struct Desired {
     /// The epoch of the node.
     pub epoch: Epoch,
+    /// Whether the node was given up: it goes on with what runs, and has to register before anything of that is agreed again.
+    pub is_dead: bool,
     /// What it may start by itself.
     pub grant: Resources,
     /// What is agreed to run on it.
@@ -337,6 +339,9 @@ impl Supervisor {
         for (instance, local) in &mut self.instances {
             if desired.placements.contains_key(instance) {
                 local.agreement = Agreement::Placed;
+            } else if desired.is_dead && instance.origin == self.node.0 {
+                // Nobody took it back: it is adopted again once the node has registered.
+                local.agreement = Agreement::Granted(0);
             }
             if let Some(revision) = desired.revisions.get(&local.revision) {
                 local.resources = revision.resources;

@@ -23,6 +23,7 @@ fn desired_with(grant_mebi: u64) -> Desired {
     let scaling = Scaling::new(0, 10, Duration::from_secs(60)).expect("the limits are valid");
     Desired {
         epoch: Epoch(1),
+        is_dead: false,
         grant: memory(grant_mebi),
         placements: BTreeMap::new(),
         revisions: BTreeMap::from([(
@@ -194,4 +195,35 @@ fn an_instance_that_was_ready_too_late_serves_nobody() {
     supervisor.on_input(at(1), Input::Desired(with));
     assert_eq!(supervisor.on_input(at(2), Input::Desired(desired_with(1000))), [Effect::Stop { instance: placed }]);
     assert_eq!(supervisor.on_input(at(3), Input::Started { instance: placed }), []);
+}
+
+#[test]
+fn a_node_that_was_given_up_goes_on_and_is_adopted_again_once_it_has_registered() {
+    let mut supervisor = supervisor(1000);
+    let placed = InstanceId::placed(1);
+    let mut agreed = desired_with(800);
+    agreed.placements = BTreeMap::from([(placed, (revision(), Purpose::Minimum))]);
+    supervisor.on_input(at(1), Input::Desired(agreed.clone()));
+    supervisor.on_input(at(1), wanted(2));
+    for instance in [granted(1), placed] {
+        supervisor.on_input(at(2), Input::Started { instance });
+    }
+    agreed.placements.insert(granted(1), (revision(), Purpose::Demand));
+    supervisor.on_input(at(3), Input::Desired(agreed));
+
+    let dead = Desired { epoch: Epoch(2), is_dead: true, ..desired_with(0) };
+    let effects = supervisor.on_input(at(5000), Input::Desired(dead.clone()));
+    assert_eq!(
+        effects,
+        [Effect::Drain { instance: placed, revision: revision() }],
+        "what was placed is placed anew elsewhere"
+    );
+    let effects = supervisor.on_input(at(9000), Input::Desired(dead));
+    assert_eq!(effects, [], "nobody takes what a dead node says");
+
+    let back = Desired { epoch: Epoch(3), ..desired_with(500) };
+    supervisor.on_input(at(9001), Input::Desired(back));
+    let due = supervisor.wake_at().expect("an adoption is due");
+    let adopt = Command::Adopt { node: NODE, epoch: Epoch(3), instances: vec![(granted(1), revision())] };
+    assert!(supervisor.on_input(due, Input::Woke).contains(&Effect::Propose(adopt)));
 }

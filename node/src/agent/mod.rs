@@ -14,9 +14,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use control_plane::model::{InstanceId, NodeId, Purpose, RevisionId, Timestamp};
+use control_plane::model::{Epoch, InstanceId, NodeId, Purpose, RevisionId, Timestamp};
 use control_plane::supervisor::{Input, Report, Supervisor, desired};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use self::tools::SandboxTools;
@@ -155,36 +155,27 @@ impl Instances {
 /// The running agent of a node.
 #[derive(Debug)]
 pub struct Agent {
-    instances: Instances,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Agent {
     /// Starts the agent; `adopted` are sandboxes that outlived the daemon before this one.
+    ///
+    /// It does nothing before the node has `registered`: in an earlier epoch another process of it may have started things.
     pub fn start(
         means: Means,
+        instances: Instances,
         demands: Demands,
         adopted: Vec<Sandbox>,
         reports: mpsc::Sender<Report>,
+        registered: watch::Receiver<Option<Epoch>>,
         stop: CancellationToken,
     ) -> Self {
-        let instances = Instances::default();
         let (events_tx, events) = mpsc::channel(EVENTS_MAX);
-        let driver = Driver {
-            supervisor: Supervisor::new(means.node),
-            means,
-            instances: instances.clone(),
-            events_tx,
-            reports,
-            newcomer: None,
-        };
-        let task = tokio::spawn(driver.run(demands, events, adopted, stop));
-        Self { instances, task }
-    }
-
-    /// Returns what runs here.
-    pub fn instances(&self) -> Instances {
-        self.instances.clone()
+        let driver =
+            Driver { supervisor: Supervisor::new(means.node), means, instances, events_tx, reports, newcomer: None };
+        let task = tokio::spawn(driver.run(demands, events, adopted, registered, stop));
+        Self { task }
     }
 
     /// Waits until the agent's task has ended after its token was cancelled; instances keep running.
@@ -230,8 +221,16 @@ impl Driver {
         mut demands: Demands,
         mut events: mpsc::Receiver<Event>,
         adopted: Vec<Sandbox>,
+        mut registered: watch::Receiver<Option<Epoch>>,
         stop: CancellationToken,
     ) {
+        let has_registered = tokio::select! {
+            () = stop.cancelled() => return,
+            waited = registered.wait_for(Option::is_some) => waited.is_ok(),
+        };
+        if !has_registered {
+            return;
+        }
         let mut changes = self.means.raft.changes();
         self.recover(adopted).await;
         changes.mark_changed();

@@ -93,8 +93,13 @@ impl From<Rejection> for Refusal {
             Rejection::NotProved(revision) => Self::new(ErrorCode::Conflict, told)
                 .hint(format!("`hearth versions {}` lists those that have", revision.function)),
             Rejection::Limit { .. } => Self::new(ErrorCode::LimitReached, told),
+            Rejection::LastNode(_) => Self::new(ErrorCode::Conflict, told),
+            Rejection::NodeRemoved(_) => {
+                Self::new(ErrorCode::Conflict, told).hint("empty its data directory and let it join anew")
+            }
             // Commands of the API never lead to these; a node's or the leader's do.
-            Rejection::StaleEpoch { .. }
+            Rejection::NotInvited(_)
+            | Rejection::StaleEpoch { .. }
             | Rejection::NoRoom { .. }
             | Rejection::InstanceExists(_)
             | Rejection::ForeignInstance { .. } => Self::new(ErrorCode::Conflict, told),

@@ -6,6 +6,7 @@
 
 mod app;
 pub mod body;
+mod cluster;
 mod diff;
 mod error;
 mod function;
@@ -33,8 +34,8 @@ use crate::telemetry::{EventLog, Metrics};
 use error::Refusal;
 pub use log::{LINES_DEFAULT, LINES_MAX};
 pub use platform::{
-    Build, Identity, ImageResult, Import, Invocation, InvokeOutcome, Invoked, Platform, ProposeError, StoredImage,
-    Upload,
+    Build, Identity, ImageResult, Import, Invocation, InvokeOutcome, Invoked, Platform, ProposeError, Standing,
+    StoredImage, Upload,
 };
 pub use request::{BODY_MAX_BYTES, BODY_PIECE_WAIT_MAX, DEPLOY_BODY_MAX_BYTES};
 pub use server::{CONNECTIONS_MAX, ServeError, Server};
@@ -83,7 +84,7 @@ impl Api {
     async fn change(&self, command: Command) -> Result<u64, Refusal> {
         match self.platform.propose(command).await? {
             Reply::Done { index } | Reply::Deployed { index, .. } => Ok(index),
-            reply @ (Reply::Registered { .. } | Reply::Placed { .. }) => {
+            reply @ (Reply::Admitted { .. } | Reply::Registered { .. } | Reply::Placed { .. }) => {
                 Err(Refusal::new(ErrorCode::Internal, format!("a change was answered with {reply:?}")))
             }
         }

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use control_plane::model::Node;
 use proto::json;
 
 use super::{Api, OPENAPI, body};
@@ -26,6 +27,7 @@ pub(super) async fn nodes(State(api): State<Api>) -> Json<Vec<json::Node>> {
                 json::Node {
                     id: id.to_string(),
                     name: node.spec.name.clone(),
+                    status: status(node),
                     is_leader: leader == Some(*id),
                     epoch: node.epoch.0,
                     capacity: body::write_resources(&node.spec.capacity),
@@ -37,6 +39,15 @@ pub(super) async fn nodes(State(api): State<Api>) -> Json<Vec<json::Node>> {
             })
             .collect()
     }))
+}
+
+/// Returns whether a node takes work.
+pub(super) fn status(node: &Node) -> json::NodeStatus {
+    match (node.is_dead, node.is_draining) {
+        (true, _) => json::NodeStatus::Dead,
+        (false, true) => json::NodeStatus::Draining,
+        (false, false) => json::NodeStatus::Ready,
+    }
 }
 
 pub(super) async fn instances(State(api): State<Api>) -> Json<Vec<json::Instance>> {

@@ -11,6 +11,9 @@ use futures_util::future::BoxFuture;
 use proto::json;
 use tokio::sync::{mpsc, watch};
 
+use crate::auth::ClusterId;
+use crate::raft::Members;
+
 /// The node behind the API.
 pub trait Platform: Send + Sync + 'static {
     /// Proposes a command, and answers once it is applied on this node.
@@ -25,13 +28,19 @@ pub trait Platform: Send + Sync + 'static {
     /// Returns who this node is.
     fn identity(&self) -> Identity;
 
+    /// Returns what this node knows of its cluster beside the state.
+    fn standing(&self) -> Standing;
+
+    /// Lets another voter lead, whoever leads now; returns who that is.
+    fn transfer_leader(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<NodeId, json::ErrorBody>>;
+
     /// Returns the node that leads, as far as this node knows.
     fn leader(&self) -> Option<NodeId>;
 
     /// Returns what the node still waits for before it serves; empty once it does.
     fn unready(&self) -> Vec<String>;
 
-    /// Returns the instances on this node.
+    /// Returns the instances on all nodes; those of a node that does not answer are missing.
     fn instances(&self) -> BoxFuture<'_, Vec<json::Instance>>;
 
     /// Builds the image of a function.
@@ -108,6 +117,21 @@ pub struct Identity {
     pub gateway: SocketAddr,
     /// Where its API listens.
     pub api: SocketAddr,
+}
+
+/// What a node knows of its cluster beside the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The digest of its authority's certificate, which join tokens carry.
+    pub authority: Digest,
+    /// Where this node is reached by others.
+    pub address: String,
+    /// The election in which the leader was chosen.
+    pub term: u64,
+    /// Who votes, who follows, and where each is reached.
+    pub members: Members,
 }
 
 /// One build as the API hands it over.

@@ -10,7 +10,7 @@ use axum::routing::{MethodFilter, MethodRouter};
 use proto::json::ErrorCode;
 
 use super::error::Refusal;
-use super::{Api, app, function, image, log, node};
+use super::{Api, app, cluster, function, image, log, node};
 use crate::auth::{Denial, Door};
 
 /// One path with one method.
@@ -54,6 +54,11 @@ pub(super) const ROUTES: &[Route] = routes! {
     GET "/v1/functions/{function}/logs" "Returns what a function wrote: a stream of LogLine" log::logs;
     GET "/v1/instances" "Lists the instances" node::instances;
     GET "/v1/nodes" "Lists the nodes" node::nodes;
+    DELETE "/v1/nodes/{node}" "Takes a node out of the cluster" cluster::remove;
+    PUT "/v1/nodes/{node}/drain" "Empties a node, or lets it take work again" cluster::drain;
+    GET "/v1/cluster" "Tells who belongs to the cluster, and who leads" cluster::get;
+    POST "/v1/cluster/transfer-leader" "Lets another voter lead" cluster::transfer;
+    POST "/v1/tokens" "Makes a join token" cluster::token;
     GET "/v1/images" "Lists the images" image::list;
     POST "/v1/images/pull" "Fetches an image from a registry: a stream of ImageEvent" image::pull;
     POST "/v1/images/import" "Imports an OCI layout from a tar of it: a stream of ImageEvent" image::import;

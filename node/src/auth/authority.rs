@@ -12,7 +12,7 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 
-use super::certificate::AuthorityCertificate;
+use super::certificate::{AuthorityCertificate, NodeCertificate, check_signed, have_one_key};
 use super::key_file::{KeyFile, KeyFileError};
 use super::peer::{ClusterId, PeerId};
 use crate::clock::fill_random;
@@ -47,6 +47,12 @@ pub enum IssueError {
     /// Its key is of another kind than peers have.
     #[error("the key of the request is not of the kind ECDSA P-256")]
     OtherKind,
+    /// The certificate that is to be followed by another is not of this authority.
+    #[error("the certificate is not of this cluster")]
+    NotOurs,
+    /// The request is made with another key than that of the certificate.
+    #[error("the request is made with another key than that of the certificate")]
+    OtherKey,
     /// The authority's own certificate has ended.
     #[error("the cluster's authority has ended")]
     Ended,
@@ -56,6 +62,7 @@ pub enum IssueError {
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: AuthorityCertificate,
+    file: KeyFile<1>,
 }
 
 impl Authority {
@@ -73,18 +80,35 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let certificate = params.self_signed(&key).expect("a key of this kind signs").der().clone();
         let file = KeyFile { key: key.serialize_der().into(), certificates: [certificate] };
-        let authority = Self::open(&file).expect("what is made here fits together");
         file.create(path)?;
-        Ok(authority)
+        Ok(Self::open(file).expect("what is made here fits together"))
     }
 
     /// Reads the authority at `path`.
     pub fn load(path: &Path) -> Result<Self, KeyFileError> {
         let file = KeyFile::read(path)?;
-        Self::open(&file).map_err(|reason| KeyFileError::Damaged { path: path.to_owned(), reason })
+        Self::open(file).map_err(|reason| KeyFileError::Damaged { path: path.to_owned(), reason })
     }
 
-    fn open(file: &KeyFile<1>) -> Result<Self, String> {
+    /// Takes over the authority that another node has [revealed](Self::reveal), if it is the one with the digest `expected`,
+    /// and keeps it at `path`.
+    pub fn take_over(path: &Path, text: &str, expected: Digest) -> Result<Self, KeyFileError> {
+        let damaged = |reason: String| KeyFileError::Damaged { path: path.to_owned(), reason };
+        let file = KeyFile::parse(text.as_bytes()).map_err(damaged)?;
+        let authority = Self::open(file).map_err(damaged)?;
+        if authority.digest() != expected {
+            return Err(damaged(format!("it is the authority {} and not {expected}", authority.digest())));
+        }
+        authority.file.write(path)?;
+        Ok(authority)
+    }
+
+    /// Returns key and certificate in PEM, for another node that is to issue certificates too.
+    pub fn reveal(&self) -> String {
+        self.file.text()
+    }
+
+    fn open(file: KeyFile<1>) -> Result<Self, String> {
         let [certificate] = &file.certificates;
         let certificate = AuthorityCertificate::parse(certificate).map_err(|error| error.to_string())?;
         let key = key_pair(&file.key).ok_or_else(|| "its private key is malformed".to_owned())?;
@@ -92,7 +116,7 @@ impl Authority {
             return Err("its private key is not that of its certificate".to_owned());
         }
         let issuer = Issuer::from_ca_cert_der(&certificate.der, key).map_err(|error| error.to_string())?;
-        Ok(Self { issuer, certificate })
+        Ok(Self { issuer, certificate, file })
     }
 
     /// Returns the cluster.
@@ -108,6 +132,27 @@ impl Authority {
     /// Returns the SHA-256 of the authority's certificate, which join tokens carry.
     pub fn digest(&self) -> Digest {
         self.certificate.digest()
+    }
+
+    /// Issues another certificate to a node whose certificate, `ended`, is of this authority and may have ended.
+    ///
+    /// The request must be made with the key of that certificate. Whether the node is still a member is the caller's to know.
+    pub fn issue_again(
+        &self,
+        request: &[u8],
+        ended: &CertificateDer<'_>,
+        now: Timestamp,
+        life: Duration,
+    ) -> Result<(NodeId, CertificateDer<'static>), IssueError> {
+        let known = NodeCertificate::parse(ended).map_err(|_| IssueError::NotOurs)?;
+        if known.peer.cluster != self.cluster() || check_signed(&known, &self.certificate).is_err() {
+            return Err(IssueError::NotOurs);
+        }
+        let certificate = self.issue(request, known.peer.node, now, life)?;
+        if !have_one_key(ended, &certificate) {
+            return Err(IssueError::OtherKey);
+        }
+        Ok((known.peer.node, certificate))
     }
 
     /// Issues a certificate for `node` on a request made by [`super::NewKey`], good for `life` from `now` on.

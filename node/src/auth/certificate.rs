@@ -5,7 +5,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use control_plane::model::{Digest, Timestamp};
 use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::ParsedCertificate;
 use sha2::{Digest as _, Sha256};
 use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate};
 
@@ -96,9 +99,29 @@ impl AuthorityCertificate {
     }
 }
 
+/// Returns an error unless a node's certificate is signed by an authority, whether its time is over or not.
+pub(super) fn check_signed(
+    certificate: &NodeCertificate,
+    authority: &AuthorityCertificate,
+) -> Result<(), rustls::Error> {
+    // As of its first second: whether it has ended is another question.
+    let first = UnixTime::since_unix_epoch(Duration::from_millis(certificate.not_before.as_millis()));
+    let algorithms = ring::default_provider().signature_verification_algorithms.all;
+    let parsed = ParsedCertificate::try_from(&certificate.der)?;
+    verify_server_cert_signed_by_trust_anchor(&parsed, &authority.roots, &[], first, algorithms)
+}
+
 /// Returns the SHA-256 of a certificate.
 pub(super) fn digest_of(certificate: &CertificateDer<'_>) -> Digest {
     Digest::from_bytes(Sha256::digest(certificate).into())
+}
+
+/// Returns whether two certificates are for the same key.
+pub(super) fn have_one_key(one: &CertificateDer<'_>, other: &CertificateDer<'_>) -> bool {
+    match (parse(one), parse(other)) {
+        (Ok(one), Ok(other)) => one.public_key().raw == other.public_key().raw,
+        _ => false,
+    }
 }
 
 /// Returns a time of a certificate as people read it.

@@ -10,17 +10,15 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use control_plane::model::{Digest, NodeId, Timestamp};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
-use rustls::server::ParsedCertificate;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::certificate::{AuthorityCertificate, CertificateError, NodeCertificate, digest_of, written};
+use super::authority::key_pair;
+use super::certificate::{AuthorityCertificate, CertificateError, NodeCertificate, check_signed, digest_of, written};
 use super::key_file::{KeyFile, KeyFileError};
 use super::peer::PeerId;
 
@@ -116,6 +114,15 @@ impl NewKey {
         Self(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("the kernel gives randomness"))
     }
 
+    /// Takes the key of an identity once more, to ask for another certificate with it.
+    ///
+    /// # Panics
+    ///
+    /// Never: the key of an identity has been read before.
+    pub fn again(identity: &Identity) -> Self {
+        Self(key_pair(&identity.key).expect("the key of an identity has been read before"))
+    }
+
     /// Returns the request for a certificate, in DER: the public half of the key, signed by the other.
     pub fn request(&self) -> Vec<u8> {
         let mut params = CertificateParams::default();
@@ -165,6 +172,13 @@ pub struct Identity {
 impl Identity {
     /// Reads the identity at `path`, which must be that of `expected` and good at `now`.
     pub fn load(path: &Path, expected: PeerId, now: Timestamp) -> Result<Self, IdentityError> {
+        let identity = Self::load_whenever(path, expected)?;
+        identity.check_time(now)?;
+        Ok(identity)
+    }
+
+    /// Reads the identity at `path`, which must be that of `expected`, even when its time is over: to come back with.
+    pub fn load_whenever(path: &Path, expected: PeerId) -> Result<Self, IdentityError> {
         let damaged =
             |error: CertificateError| KeyFileError::Damaged { path: path.to_owned(), reason: error.to_string() };
         let KeyFile { key, certificates: [certificate, authority] } = KeyFile::read(path)?;
@@ -174,7 +188,6 @@ impl Identity {
         if identity.peer() != expected {
             return Err(IdentityError::OtherPeer { expected, found: identity.peer() });
         }
-        identity.check_time(now)?;
         Ok(identity)
     }
 
@@ -188,14 +201,7 @@ impl Identity {
             return Err(CertificateError::OtherCluster.into());
         }
         let provider = ring::default_provider();
-        // As of its first second: whether it has ended is another question.
-        let first = UnixTime::since_unix_epoch(Duration::from_millis(certificate.not_before.as_millis()));
-        let algorithms = provider.signature_verification_algorithms.all;
-        ParsedCertificate::try_from(&certificate.der)
-            .and_then(|parsed| {
-                verify_server_cert_signed_by_trust_anchor(&parsed, &authority.roots, &[], first, algorithms)
-            })
-            .map_err(|source| IdentityError::Forged { peer, source })?;
+        check_signed(&certificate, &authority).map_err(|source| IdentityError::Forged { peer, source })?;
         let other_key = |_| IdentityError::OtherKey { peer };
         let private = PrivateKeyDer::Pkcs8(key.clone_key());
         let signing = provider.key_provider.load_private_key(private).map_err(other_key)?;
@@ -205,7 +211,8 @@ impl Identity {
         Ok(Self { key: Arc::new(key), certificate, authority, certified: Arc::new(certified) })
     }
 
-    fn check_time(&self, now: Timestamp) -> Result<(), IdentityError> {
+    /// Returns an error when the certificate is not good at `now`.
+    pub fn check_time(&self, now: Timestamp) -> Result<(), IdentityError> {
         let NodeCertificate { peer, not_before, not_after, .. } = self.certificate;
         if now < not_before {
             return Err(IdentityError::NotYetValid { peer, not_before });
@@ -240,6 +247,16 @@ impl Identity {
     /// Returns when to ask for the next certificate.
     pub fn renew_at(&self) -> Timestamp {
         renew_at(self.certificate.not_before, self.certificate.not_after, self.certificate.peer.node)
+    }
+
+    /// Returns the certificate, in DER.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate.der
+    }
+
+    /// Returns the certificate of the cluster's authority, in DER.
+    pub fn authority_der(&self) -> &CertificateDer<'static> {
+        &self.authority.der
     }
 
     pub(super) fn authority_certificate(&self) -> &AuthorityCertificate {

@@ -9,9 +9,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use control_plane::model::{Digest, Timestamp};
+use control_plane::model::Digest;
 use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq;
 
 use super::peer::parse_hex;
 use crate::clock::fill_random;
@@ -24,9 +23,6 @@ const FAMILY: &str = "HRTH-";
 
 /// Hexadecimal digits of a digest.
 const DIGEST_CHARS: usize = 64;
-
-/// How many invitations a cluster has at once, at most.
-pub const INVITATIONS_MAX: usize = 256;
 
 /// Why a text is no token. It never repeats the text, which may hold a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -100,8 +96,9 @@ impl Secret {
         format!("{:032x}", self.0)
     }
 
-    fn hash(&self) -> SecretHash {
-        SecretHash(Sha256::digest(self.0.to_be_bytes()).into())
+    /// Returns its SHA-256, which is all that a cluster keeps of it.
+    pub fn hash(&self) -> Digest {
+        Digest::from_bytes(Sha256::digest(self.0.to_be_bytes()).into())
     }
 }
 
@@ -119,149 +116,25 @@ impl FromStr for Secret {
     }
 }
 
-/// The SHA-256 of a secret.
-#[derive(Clone, Copy, Debug)]
-struct SecretHash([u8; 32]);
-
-/// How often a token admits a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Uses {
-    /// As often as it is shown.
-    Unlimited,
-    /// So many more times.
-    Left(u32),
-}
-
-/// Why a secret does not admit a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The cluster has given no such token, or has forgotten it since.
-    #[error("the cluster does not know this join token")]
-    Unknown,
-    /// Its time is over.
-    #[error("the join token has expired")]
-    Expired,
-    /// It has admitted as many nodes as it may.
-    #[error("the join token has been used as often as it may be")]
-    UsedUp,
-}
-
-/// There are as many invitations as there may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the cluster has {INVITATIONS_MAX} join tokens already")]
-pub struct TooMany;
-
-/// What a cluster keeps of one token.
-#[derive(Clone, Debug)]
-struct Invitation {
-    hash: SecretHash,
-    expires_at: Timestamp,
-    uses: Uses,
-}
-
-/// What a cluster keeps of the tokens it has given.
-#[derive(Clone, Debug, Default)]
-pub struct Invitations {
-    /// Invariant: at most [`INVITATIONS_MAX`].
-    open: Vec<Invitation>,
-}
-
-impl Invitations {
-    /// Keeps what is needed to recognise `token` before `expires_at`, and forgets what has expired by `now`.
-    pub fn add(&mut self, now: Timestamp, token: &JoinToken, expires_at: Timestamp, uses: Uses) -> Result<(), TooMany> {
-        self.open.retain(|invitation| now < invitation.expires_at);
-        if self.open.len() >= INVITATIONS_MAX {
-            return Err(TooMany);
-        }
-        self.open.push(Invitation { hash: token.secret.hash(), expires_at, uses });
-        Ok(())
-    }
-
-    /// Admits whoever shows a secret, and counts it as one use.
-    ///
-    /// Every invitation is compared, each in the same time, so that an answer's delay says nothing about the others.
-    pub fn redeem(&mut self, now: Timestamp, secret: &Secret) -> Result<(), Refusal> {
-        let SecretHash(shown) = secret.hash();
-        let mut found = None;
-        for invitation in &mut self.open {
-            if bool::from(invitation.hash.0.ct_eq(&shown)) {
-                found = Some(invitation);
-            }
-        }
-        let invitation = found.ok_or(Refusal::Unknown)?;
-        if now >= invitation.expires_at {
-            return Err(Refusal::Expired);
-        }
-        match &mut invitation.uses {
-            Uses::Unlimited => Ok(()),
-            Uses::Left(0) => Err(Refusal::UsedUp),
-            Uses::Left(left) => {
-                *left -= 1;
-                Ok(())
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn at(second: u64) -> Timestamp {
-        Timestamp::from_millis(second * 1000)
-    }
-
     fn token() -> JoinToken {
         JoinToken::random(Digest::from_bytes([0xa5; 32]))
     }
 
     #[test]
-    fn a_token_admits_until_it_expires() {
-        let (token, mut invitations) = (token(), Invitations::default());
-        invitations.add(at(0), &token, at(10), Uses::Unlimited).unwrap();
-        assert_eq!(invitations.redeem(at(9), token.secret()), Ok(()));
-        assert_eq!(invitations.redeem(at(9), token.secret()), Ok(()));
-        assert_eq!(invitations.redeem(at(10), token.secret()), Err(Refusal::Expired));
-        let other = JoinToken::random(token.authority());
-        assert_eq!(invitations.redeem(at(9), other.secret()), Err(Refusal::Unknown));
-        // What has expired is forgotten as soon as another is made.
-        invitations.add(at(11), &other, at(20), Uses::Unlimited).unwrap();
-        assert_eq!(invitations.redeem(at(11), token.secret()), Err(Refusal::Unknown));
-        assert_eq!(invitations.redeem(at(11), other.secret()), Ok(()));
-    }
-
-    #[test]
-    fn a_token_admits_as_often_as_it_may() {
-        let (token, other, mut invitations) = (token(), token(), Invitations::default());
-        invitations.add(at(0), &token, at(10), Uses::Left(2)).unwrap();
-        invitations.add(at(0), &other, at(10), Uses::Left(1)).unwrap();
-        let answers: Vec<_> = (0..4).map(|_| invitations.redeem(at(1), token.secret())).collect();
-        assert_eq!(answers, [Ok(()), Ok(()), Err(Refusal::UsedUp), Err(Refusal::UsedUp)]);
-        assert_eq!(invitations.redeem(at(1), other.secret()), Ok(()));
-    }
-
-    #[test]
-    fn a_cluster_keeps_so_many_invitations_and_no_more() {
-        let mut invitations = Invitations::default();
-        for _ in 0..INVITATIONS_MAX {
-            invitations.add(at(0), &token(), at(10), Uses::Left(1)).unwrap();
-        }
-        assert_eq!(invitations.add(at(9), &token(), at(20), Uses::Left(1)), Err(TooMany));
-        assert_eq!(invitations.add(at(10), &token(), at(20), Uses::Left(1)), Ok(()));
-    }
-
-    #[test]
-    fn a_secret_is_neither_kept_nor_printed() {
-        let (token, mut invitations) = (token(), Invitations::default());
-        invitations.add(at(0), &token, at(10), Uses::Unlimited).unwrap();
+    fn a_secret_is_not_printed_and_its_hash_does_not_hold_it() {
+        let token = token();
         let secret = token.secret().reveal();
-        for printed in [format!("{token:?}"), format!("{:?}", token.secret()), format!("{invitations:?}")] {
+        for printed in [format!("{token:?}"), format!("{:?}", token.secret())] {
             assert!(!printed.contains(&secret), "{printed}");
         }
-        let (kept, bytes) = (invitations.open[0].hash.0, token.secret.0.to_be_bytes());
-        assert!(kept.windows(bytes.len()).all(|window| window != bytes));
+        assert!(!token.secret().hash().hex().contains(&secret));
+        assert_eq!(secret.parse::<Secret>().unwrap().hash(), token.secret().hash());
         let damaged = token.reveal().replace(&secret, &secret[1..]).parse::<JoinToken>().unwrap_err();
         assert!(!format!("{damaged:?} {damaged}").contains(&secret[1..]));
     }

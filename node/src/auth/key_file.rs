@@ -91,7 +91,8 @@ impl<const CERTIFICATES: usize> KeyFile<CERTIFICATES> {
         Self::parse(&content).map_err(|reason| KeyFileError::Damaged { path: path.to_owned(), reason })
     }
 
-    fn parse(content: &[u8]) -> Result<Self, String> {
+    /// Reads what [`KeyFile::text`] wrote; says what is wrong with it otherwise.
+    pub(super) fn parse(content: &[u8]) -> Result<Self, String> {
         let mut sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(content);
         let mut next = |kind: SectionKind, what: &str| match sections.next() {
             Some(Ok((found, der))) if found == kind => Ok(der),
@@ -112,12 +113,17 @@ impl<const CERTIFICATES: usize> KeyFile<CERTIFICATES> {
 
     /// Puts the file at `path`, in the place of what is there, durably and for its owner alone.
     pub(super) fn write(&self, path: &Path) -> Result<(), KeyFileError> {
+        let failed = |source| KeyFileError::Io { path: path.to_owned(), source };
+        replace_file(path, self.text().as_bytes(), 0o600).map_err(failed)
+    }
+
+    /// Returns what the file holds.
+    pub(super) fn text(&self) -> String {
         let mut text = encode("PRIVATE KEY", self.key.secret_pkcs8_der());
         for certificate in &self.certificates {
             text.push_str(&encode("CERTIFICATE", certificate));
         }
-        let failed = |source| KeyFileError::Io { path: path.to_owned(), source };
-        replace_file(path, text.as_bytes(), 0o600).map_err(failed)
+        text
     }
 
     /// Puts the file at `path`, where there must be none.

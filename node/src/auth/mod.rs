@@ -6,7 +6,7 @@
 //! Peers know each other by certificates of the cluster's own authority; `docs/concepts/trust.md` tells their life:
 //!
 //! ```text
-//! Authority ──digest──▶ JoinToken ──pins──▶ join_client ──NewKey, secret──▶ Invitations ─▶ Authority::issue
+//! Authority ──digest──▶ JoinToken ──pins──▶ join_client ──NewKey, secret──▶ State::admit ─▶ Authority::issue
 //!                                                                                               │
 //!                        PeerTls ◀──shows the newest── Identity ◀──────────certificate─────────┘
 //! ```
@@ -29,11 +29,11 @@ mod test_cluster;
 pub use authority::{Authority, CERTIFICATE_LIFE, CLOCK_DIFFERENCE_MAX, IssueError, REQUEST_MAX_BYTES};
 pub use certificate::CertificateError;
 pub use identity::{Identity, IdentityError, NewKey};
-pub use join_token::{INVITATIONS_MAX, Invitations, JoinToken, JoinTokenError, Refusal, Secret, TooMany, Uses};
+pub use join_token::{JoinToken, JoinTokenError, Secret};
 pub use key_file::KeyFileError;
 pub use peer::{ClusterId, PeerId, PeerIdError};
 pub use pin::PinError;
-pub use tls::{PeerTls, RenewError, join_client, peer_of};
+pub use tls::{PeerTls, Protocol, RenewError, join_client, peer_of, protocol_of};
 pub use token::{Token, TokenError};
 
 /// How a request came in, and therefore what it must show.

@@ -28,11 +28,29 @@ use super::peer::{ClusterId, PeerId};
 use super::pin::{PinVerifier, refused};
 use crate::clock::Clock;
 
-/// What peers speak over TLS.
-const PEER_PROTOCOL: &[u8] = b"h2";
+/// What is spoken inside a connection between peers, as it is agreed on in the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// gRPC: consensus, membership, images.
+    Rpc,
+    /// Calls of functions on their way to an instance.
+    Calls,
+    /// What a node that has no certificate yet asks for.
+    Join,
+}
 
-/// What a node that has no certificate yet speaks over TLS.
-const JOIN_PROTOCOL: &[u8] = b"hearth-join-1";
+impl Protocol {
+    const ALL: [Self; 3] = [Self::Rpc, Self::Calls, Self::Join];
+
+    /// Returns its name in the handshake.
+    const fn name(self) -> &'static [u8] {
+        match self {
+            Self::Rpc => b"h2",
+            Self::Calls => b"hearth-call-1",
+            Self::Join => b"hearth-join-1",
+        }
+    }
+}
 
 /// Another identity was given for a renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -46,8 +64,10 @@ pub struct RenewError {
 /// Both ends of the connections between this node and its peers; all clones show the same certificate.
 #[derive(Clone, Debug)]
 pub struct PeerTls {
+    cluster: ClusterId,
     newest: Arc<Newest>,
-    client: Arc<ClientConfig>,
+    rpc: Arc<ClientConfig>,
+    calls: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
     join: Arc<ServerConfig>,
 }
@@ -69,18 +89,20 @@ impl PeerTls {
 
         let inner = WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&provider)).build();
         let inner = inner.expect("an identity has an authority");
-        let mut client = ClientConfig::builder_with_details(Arc::clone(&provider), time.clone())
+        let mut rpc = ClientConfig::builder_with_details(Arc::clone(&provider), time.clone())
             .with_protocol_versions(&[&TLS13])
             .expect("the provider has TLS 1.3")
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(ServerVerifier { inner, cluster }))
             .with_client_cert_resolver(newest.clone());
-        client.alpn_protocols = vec![PEER_PROTOCOL.to_vec()];
-        client.resumption = Resumption::disabled();
+        rpc.alpn_protocols = vec![Protocol::Rpc.name().to_vec()];
+        rpc.resumption = Resumption::disabled();
+        let mut calls = rpc.clone();
+        calls.alpn_protocols = vec![Protocol::Calls.name().to_vec()];
 
         let inner = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&provider)).build();
         let inner = inner.expect("an identity has an authority");
-        let server = |verifier: Option<Arc<dyn ClientCertVerifier>>, protocol: &[u8]| {
+        let server = |verifier: Option<Arc<dyn ClientCertVerifier>>, protocols: &[Protocol]| {
             let builder = ServerConfig::builder_with_details(Arc::clone(&provider), time.clone())
                 .with_protocol_versions(&[&TLS13])
                 .expect("the provider has TLS 1.3");
@@ -89,19 +111,35 @@ impl PeerTls {
                 None => builder.with_no_client_auth(),
             };
             let mut server = builder.with_cert_resolver(newest.clone());
-            server.alpn_protocols = vec![protocol.to_vec()];
+            server.alpn_protocols = protocols.iter().map(|protocol| protocol.name().to_vec()).collect();
             server.session_storage = Arc::new(NoServerSessionStorage {});
             server.send_tls13_tickets = 0;
             Arc::new(server)
         };
         let member = MemberVerifier { inner, cluster, is_member: Box::new(is_member) };
-        let (join, server) = (server(None, JOIN_PROTOCOL), server(Some(Arc::new(member)), PEER_PROTOCOL));
-        Self { newest, client: Arc::new(client), server, join }
+        let join = server(None, &[Protocol::Join]);
+        let server = server(Some(Arc::new(member)), &[Protocol::Rpc, Protocol::Calls]);
+        Self { cluster, newest, rpc: Arc::new(rpc), calls: Arc::new(calls), server, join }
     }
 
     /// Returns what to connect to peers with, each by its [`PeerId::dns_name`].
     pub fn client(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.client)
+        Arc::clone(&self.rpc)
+    }
+
+    /// Returns what to connect to peers with that are to take calls of functions.
+    pub fn calls_client(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.calls)
+    }
+
+    /// Returns the name that a peer must prove to have.
+    ///
+    /// # Panics
+    ///
+    /// Never: a number and hexadecimal digits make a name.
+    pub fn name_of(&self, node: NodeId) -> ServerName<'static> {
+        let name = PeerId { cluster: self.cluster, node }.dns_name();
+        ServerName::try_from(name).expect("a number and hexadecimal digits make a name")
     }
 
     /// Returns what to answer connections of peers with.
@@ -113,7 +151,8 @@ impl PeerTls {
     ///
     /// A node that joins has no certificate: [`peer_of`] its connection is nobody, and all it may do is show a secret.
     pub fn server_for(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
-        let is_join = hello.alpn().is_some_and(|mut protocols| protocols.any(|protocol| protocol == JOIN_PROTOCOL));
+        let is_join =
+            hello.alpn().is_some_and(|mut protocols| protocols.any(|protocol| protocol == Protocol::Join.name()));
         Arc::clone(if is_join { &self.join } else { &self.server })
     }
 
@@ -144,7 +183,7 @@ pub fn join_client(pin: Digest, clock: &Clock) -> ClientConfig {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    client.alpn_protocols = vec![JOIN_PROTOCOL.to_vec()];
+    client.alpn_protocols = vec![Protocol::Join.name().to_vec()];
     client.resumption = Resumption::disabled();
     client
 }
@@ -156,6 +195,12 @@ pub fn peer_of(connection: &CommonState) -> Option<PeerId> {
     connection.alpn_protocol()?;
     let certificate = connection.peer_certificates()?.first()?;
     NodeCertificate::parse(certificate).ok().map(|certificate| certificate.peer)
+}
+
+/// Returns what was agreed to be spoken over a connection, once its handshake is done.
+pub fn protocol_of(connection: &CommonState) -> Option<Protocol> {
+    let agreed = connection.alpn_protocol()?;
+    Protocol::ALL.into_iter().find(|protocol| protocol.name() == agreed)
 }
 
 /// The certificate that is shown.

@@ -54,6 +54,7 @@ impl Subject {
         let mut command = own_command(&bench.executable, data.path());
         command.arg("agent").args(["--bind", "127.0.0.1"]);
         command.args(["--gateway-port", &gateway.port().to_string(), "--api-port", &api.port().to_string()]);
+        command.args(["--peers-port", "0"]);
         command.env("HEARTH_RUN_DIR", run.path());
         if logging == Logging::Quiet {
             command.env("HEARTH_LOG", "warn");

@@ -8,7 +8,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::raft::{Config, Listening, Raft};
+use crate::peering::{Dialer, take_plain};
+use crate::raft::{Config, Peers, Raft, serve};
 
 /// A voter to run.
 #[derive(Clone, Debug)]
@@ -27,14 +28,17 @@ impl Voter {
     /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let listener = TcpListener::bind(self.address).await?;
-        let listening = Listening { listener, address: self.address.to_string(), is_joining: self.others.is_empty() };
+        let peers =
+            Peers { dialer: Dialer::Plain, address: self.address.to_string(), is_joining: self.others.is_empty() };
         let config = Config { dir: self.dir, node: self.node };
-        let raft = Raft::open(config, Some(listening), Clock::system()).await?;
+        let raft = Raft::open(config, Some(peers), Clock::system()).await?;
+        let serving = tokio::spawn(serve(take_plain(listener), raft.routes(), |_| true, stop.clone()));
         for (node, address) in &self.others {
             raft.admit(*node, &address.to_string()).await?;
         }
         stop.cancelled().await;
         raft.shutdown().await;
+        serving.await??;
         Ok(())
     }
 }

@@ -110,6 +110,15 @@ pub(super) enum Command {
     Scale(Scale),
     /// Delete functions or apps.
     Delete(Delete),
+    /// Look after the cluster: who belongs to it, and who leads.
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// Empty nodes, or let them take work again.
+    #[command(subcommand)]
+    Node(Node),
+    /// Make tokens that let machines join.
+    #[command(subcommand)]
+    Token(Token),
     /// Look after images.
     #[command(subcommand)]
     Image(Image),
@@ -152,6 +161,9 @@ pub(super) struct Listen {
     /// The port of the API; 0 lets the kernel choose.
     #[arg(long)]
     pub(super) api_port: Option<u16>,
+    /// The port for other nodes; 0 lets the kernel choose.
+    #[arg(long)]
+    pub(super) peers_port: Option<u16>,
     /// What the node logs: error, warn, info, debug, or a filter such as `info,hearth::access=off`.
     #[arg(long, env = "HEARTH_LOG")]
     pub(super) log: Option<String>,
@@ -172,7 +184,7 @@ pub(super) struct Dev {
 
 #[derive(Debug, Args)]
 #[command(
-    before_help = "Examples:\n  hearth agent\n  hearth agent --data-dir /srv/hearth --zone a --label disk=ssd\n  hearth agent --config /etc/hearth.toml --log-format json"
+    before_help = "Examples:\n  hearth agent\n  hearth agent --data-dir /srv/hearth --zone a --label disk=ssd\n  hearth agent --bind 10.0.0.2 --join 10.0.0.1:8100 --token HRTH-1-…\n  hearth agent --config /etc/hearth.toml --log-format json"
 )]
 pub(super) struct Agent {
     /// A configuration file.
@@ -187,6 +199,15 @@ pub(super) struct Agent {
     /// A fact that placement may require, KEY=VALUE; may be given again.
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub(super) labels: Vec<String>,
+    /// Join the cluster of the node at this host and port; without it an empty data directory founds a cluster.
+    #[arg(long, value_name = "ADDR", requires = "token")]
+    pub(super) join: Option<String>,
+    /// What `hearth token create` printed.
+    #[arg(long, value_name = "TOKEN", env = "HEARTH_JOIN_TOKEN", hide_env_values = true)]
+    pub(super) token: Option<String>,
+    /// Where other nodes reach this one, if not at the address it listens on: a host, or a host and a port.
+    #[arg(long, value_name = "ADDR")]
+    pub(super) advertise: Option<String>,
     #[command(flatten)]
     pub(super) listen: Listen,
 }
@@ -360,6 +381,72 @@ pub(super) struct Delete {
     /// Really.
     #[arg(long)]
     pub(super) yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Cluster {
+    /// Tell who leads, and what the cluster can lose.
+    #[command(before_help = "Examples:\n  hearth cluster status\n  hearth cluster status -o json")]
+    Status {
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// List the nodes with their part in deciding.
+    #[command(before_help = "Examples:\n  hearth cluster members\n  hearth cluster members -o name")]
+    Members {
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Let another voter lead.
+    #[command(
+        before_help = "Examples:\n  hearth cluster transfer-leader\n  hearth cluster transfer-leader --to node-2"
+    )]
+    TransferLeader {
+        /// The id or name of the node; any other voter unless given.
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+    },
+    /// Take a node out of the cluster for ever.
+    #[command(before_help = "Examples:\n  hearth cluster remove node-3")]
+    Remove {
+        /// The id or name of the node.
+        node: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Node {
+    /// Move everything off a node and start nothing on it any more.
+    #[command(before_help = "Examples:\n  hearth node drain node-3")]
+    Drain {
+        /// The id or name of the node.
+        node: String,
+    },
+    /// Let a node take work again.
+    #[command(before_help = "Examples:\n  hearth node undrain node-3")]
+    Undrain {
+        /// The id or name of the node.
+        node: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Token {
+    /// Make a token that lets machines join.
+    #[command(before_help = "Examples:\n  hearth token create\n  hearth token create --ttl 10m --uses 1")]
+    Create {
+        /// How long it is good for; an hour unless given.
+        #[arg(long, value_parser = humantime::parse_duration)]
+        ttl: Option<Duration>,
+        /// How many machines may join with it; any number unless given.
+        #[arg(long)]
+        uses: Option<u32>,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -32,8 +32,10 @@ pub(super) async fn dev(target: &Target, arguments: Dev) -> Result<(), Failure> 
     }
     let mut listen = arguments.listen;
     listen.bind.get_or_insert_with(|| "127.0.0.1".to_owned());
-    let settings =
-        Settings { defaults: vec![("log.filter", "warn,openraft=error,hearth::event=off")], ..Settings::default() };
+    let settings = Settings {
+        defaults: vec![("log.filter", "warn,openraft=error,hearth::event=off"), ("ports.peers", "0")],
+        ..Settings::default()
+    };
     let config = configure(&target, &listen, settings)?;
     trace(&config)?;
     let daemon = start(config).await?;

@@ -27,6 +27,7 @@ impl Kind {
             Self::Nodes => &[
                 "name",
                 "id",
+                "status",
                 "is_leader",
                 "instances",
                 "held.cpu_milli",

@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod change;
 mod client;
+mod cluster;
 mod dev;
 mod doctor;
 mod failure;
@@ -78,6 +79,9 @@ async fn execute(arguments: Arguments) -> Result<(), Failure> {
         Command::Rollback { function, to } => change::rollback(&target, &function, to).await,
         Command::Scale(scale) => change::scale(&target, scale).await,
         Command::Delete(delete) => change::delete(&target, delete).await,
+        Command::Cluster(command) => cluster::cluster(&target, command).await,
+        Command::Node(command) => cluster::node(&target, command).await,
+        Command::Token(command) => cluster::token(&target, command).await,
         Command::Image(image) => image::image(&target, image).await,
         Command::Bench(arguments) => bench::bench(arguments).await,
         Command::BenchVoter(arguments) => bench::voter(arguments).await,

@@ -41,7 +41,7 @@ pub(super) fn configure(target: &Target, listen: &Listen, settings: Settings<'_>
         layers.set(key, value).map_err(wrong)?;
     }
     // These are flags of the commands already.
-    let own = ["HEARTH_DATA_DIR", "HEARTH_ADDR", "HEARTH_TOKEN", "HEARTH_LOG"];
+    let own = ["HEARTH_DATA_DIR", "HEARTH_ADDR", "HEARTH_TOKEN", "HEARTH_LOG", "HEARTH_JOIN_TOKEN"];
     let environment = std::env::vars().filter(|(name, _)| !own.contains(&name.as_str()));
     layers.environment(environment).map_err(wrong)?;
     let flags = [
@@ -49,6 +49,7 @@ pub(super) fn configure(target: &Target, listen: &Listen, settings: Settings<'_>
         ("bind", listen.bind.clone()),
         ("ports.gateway", listen.gateway_port.map(|port| port.to_string())),
         ("ports.api", listen.api_port.map(|port| port.to_string())),
+        ("ports.peers", listen.peers_port.map(|port| port.to_string())),
         ("log.filter", listen.log.clone()),
         ("log.format", listen.log_format.clone()),
     ];
@@ -83,6 +84,11 @@ pub(super) async fn agent(target: &Target, arguments: Agent) -> Result<(), Failu
     flags.extend(arguments.name.map(|name| ("name", name)));
     let zone = arguments.zone.map(|zone| format!("zone={zone}"));
     flags.extend(arguments.labels.into_iter().chain(zone).map(|label| ("labels", label)));
+    flags.extend(arguments.advertise.map(|advertise| ("advertise", advertise)));
+    // A token without a cluster to join is passed over, so that it may stay in the environment.
+    if let (Some(address), Some(token)) = (arguments.join, arguments.token) {
+        flags.extend([("join.address", address), ("join.token", token)]);
+    }
     let settings = Settings { file: arguments.config.as_deref(), flags, defaults: Vec::new() };
     let config = configure(target, &arguments.listen, settings)?;
     trace(&config)?;

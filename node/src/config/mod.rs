@@ -8,6 +8,7 @@ mod quantity;
 mod span;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,10 +37,15 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// The name people call the node by; empty means the host name.
     pub name: String,
-    /// The address the gateway and the API listen on.
+    /// The address the gateway, the API and the port for other nodes listen on.
     pub bind: IpAddr,
+    /// Where other nodes reach this one: a host, or a host and a port; empty means the address it listens on, or the first of
+    /// the machine that leads off it.
+    pub advertise: String,
     /// Facts that placement may require, beside `arch`.
     pub labels: BTreeMap<String, String>,
+    /// The cluster to join; an empty data directory founds one otherwise.
+    pub join: Join,
     /// Which port is what.
     pub ports: Ports,
     /// Sandboxes.
@@ -62,6 +68,25 @@ pub struct Ports {
     pub gateway: u16,
     /// The operator's API.
     pub api: u16,
+    /// Other nodes.
+    pub peers: u16,
+}
+
+/// Which cluster a node joins when its data directory is empty; otherwise it is passed over.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Join {
+    /// Where a node of the cluster is reached by others: a host and a port. Empty founds a cluster.
+    pub address: String,
+    /// The join token that the cluster gave.
+    pub token: String,
+}
+
+// The token lets machines in: it is not printed along.
+impl fmt::Debug for Join {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Join").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 /// How sandboxes are made.
@@ -139,6 +164,8 @@ impl Default for Config {
             run_dir: RUN_ROOT_DEFAULT.into(),
             name: String::new(),
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            advertise: String::new(),
+            join: Join::default(),
             labels: BTreeMap::new(),
             ports: Ports::default(),
             sandbox: Sandbox::default(),
@@ -152,7 +179,7 @@ impl Default for Config {
 
 impl Default for Ports {
     fn default() -> Self {
-        Self { gateway: 8080, api: 8090 }
+        Self { gateway: 8080, api: 8090, peers: 8100 }
     }
 }
 
@@ -345,11 +372,22 @@ impl Config {
         SocketAddr::new(self.bind, self.ports.api)
     }
 
+    /// Returns where other nodes are listened for.
+    pub fn peers_address(&self) -> SocketAddr {
+        SocketAddr::new(self.bind, self.ports.peers)
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let refuse =
             |key, value: &dyn ToString, limits| Err(ConfigError::OutOfRange { key, value: value.to_string(), limits });
         if self.ports.gateway != 0 && self.ports.gateway == self.ports.api {
             return refuse("ports.api", &self.ports.api, "another port than ports.gateway");
+        }
+        if self.ports.peers != 0 && [self.ports.gateway, self.ports.api].contains(&self.ports.peers) {
+            return refuse("ports.peers", &self.ports.peers, "another port than ports.gateway and ports.api");
+        }
+        if self.join.address.is_empty() != self.join.token.is_empty() {
+            return refuse("join", &"half given", "join.address and join.token, or neither");
         }
         if !(1..=64).contains(&self.sandbox.spawners) {
             return refuse("sandbox.spawners", &self.sandbox.spawners, "1 to 64");
@@ -496,7 +534,7 @@ mod tests {
                 hearth-agent.toml:1:2: there is no key entirely
                   |
                 1 | [entirely]
-                  |  ^^^^^^^^ the keys are bind, build, data-dir, gateway, labels, log, logs, name, ports, run-dir, sandbox"#]],
+                  |  ^^^^^^^^ the keys are advertise, bind, build, data-dir, gateway, join, labels, log, logs, name, ports, run-dir, sandbox"#]],
         );
     }
 

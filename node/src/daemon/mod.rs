@@ -1,7 +1,7 @@
 //! Builds the rooms, wires them, and stops them in reverse.
 //!
 //! ```text
-//! data_dir → telemetry → raft → image, sandbox → gateway → agent, leader → register → api
+//! data_dir → telemetry → cluster, raft → image, sandbox → gateway → presence → leader, agent → api
 //! ```
 
 mod capacity;
@@ -14,13 +14,11 @@ mod readiness;
 mod room;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_plane::model::NodeId;
-use control_plane::state::Command;
 use proto::json::{Event, EventKind};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -29,14 +27,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, Instances, Means, SandboxTools, stop_all};
 use crate::api::{Api, ServeError, Server};
-use crate::auth::{Token, TokenError};
+use crate::auth::{JoinToken, JoinTokenError, Token, TokenError};
 use crate::clock::Clock;
+use crate::cluster::{self, Cluster, EnterError, Entered, Presence, Standing, StandingError};
 use crate::config::{Build, Config};
 use crate::data_dir::{self, DataDir};
 use crate::gateway::{Gateway, QUEUE_MAX, Traffic};
 use crate::image::{self, Store, ToolSettings};
 use crate::leader;
-use crate::raft::{self, ProposeError, Raft};
+use crate::raft::{self, Raft};
 use crate::sandbox::{self, Sandboxes};
 use crate::telemetry::logs::{self, LogStore};
 use crate::telemetry::{EventLog, Metrics};
@@ -46,11 +45,11 @@ use self::platform::Local;
 use self::readiness::Readiness;
 use self::room::Room;
 
-/// This node's id while a cluster has one node.
-const NODE: NodeId = NodeId(1);
-
 /// Reports to the leader that may wait.
 const REPORTS_MAX: usize = 1024;
+
+/// Beats of nodes that may wait for the controller.
+const BEATS_MAX: usize = 1024;
 
 /// How long requests to the API may take to finish at the end.
 const API_PATIENCE: Duration = Duration::from_secs(2);
@@ -64,6 +63,15 @@ pub enum StartError {
     /// The token cannot be read or made.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// This machine does not know which node it is.
+    #[error(transparent)]
+    Standing(#[from] StandingError),
+    /// The join token is none.
+    #[error(transparent)]
+    JoinToken(#[from] JoinTokenError),
+    /// The cluster does not let this machine in.
+    #[error("cannot join the cluster")]
+    Enter(#[from] EnterError),
     /// The index cannot be opened, even empty.
     #[error("the index cannot be opened")]
     Index(#[source] sled::Error),
@@ -90,9 +98,6 @@ pub enum StartError {
     /// The API cannot be served.
     #[error(transparent)]
     Api(#[from] ServeError),
-    /// The node could not be registered.
-    #[error("the node could not be registered")]
-    Register(#[from] ProposeError),
     /// The machine does not say what it has.
     #[error("the machine's capacity cannot be read")]
     Capacity(#[source] io::Error),
@@ -108,13 +113,16 @@ impl StartError {
             Self::DataDir(error) => error.hint(),
             Self::Api(error) => error.hint(),
             Self::Listen { address, source } if source.kind() == io::ErrorKind::AddrInUse => Some(format!(
-                "`ss -ltnp 'sport = :{}'` shows who has the port; --gateway-port takes another",
+                "`ss -ltnp 'sport = :{}'` shows who has the port; --gateway-port, --api-port and --peers-port take others",
                 address.port()
             )),
             Self::Listen { .. } => Some("--bind takes an address of this machine".to_owned()),
             Self::Sandboxes(sandbox::StartError::NoCgroups) => Some("mount cgroups at /sys/fs/cgroup".to_owned()),
             Self::Sandboxes(sandbox::StartError::NotRoot) => Some("run it with sudo".to_owned()),
             Self::Token(error) => error.hint(),
+            Self::Standing(error) => error.hint(),
+            Self::Enter(error) => error.hint(),
+            Self::JoinToken(_) => Some("`hearth token create` on a node of the cluster gives one".to_owned()),
             Self::Raft(error) if is_full(error) => Some("make room on the disk of the data directory".to_owned()),
             Self::Raft(_) => Some(
                 "what is damaged is never repaired by guessing: restore the data directory from a backup, or start with an \
@@ -131,7 +139,6 @@ impl StartError {
             | Self::Logs(_)
             | Self::Images(_)
             | Self::Sandboxes(_)
-            | Self::Register(_)
             | Self::Capacity(_)
             | Self::Executable(_) => None,
         }
@@ -162,6 +169,7 @@ pub struct Daemon {
     socket: PathBuf,
     token: Token,
     raft: Raft,
+    cluster: Cluster,
     sandboxes: Sandboxes,
     logs: LogStore,
     instances: Instances,
@@ -193,22 +201,33 @@ impl Daemon {
         let index = open_index(&data_dir)?;
         let limits = logs::Limits { function_max_bytes: config.logs.function_max.0, age_max: config.logs.age_max.0 };
         let logs = LogStore::open(data_dir.logs(), &index, limits, clock.clone(), Arc::clone(&metrics))?;
-        let raft = Raft::open(raft::Config { dir: data_dir.raft(), node: NODE }, None, clock.clone()).await?;
+        let stop = CancellationToken::new();
+        let instances = Instances::default();
+        let (traffic, demands) = Traffic::new(clock.clone(), QUEUE_MAX);
+        let peers_listener = listen(config.peers_address()).await?;
+        let (standing, seen) = stand(&config, &data_dir.cluster(), &clock).await?;
+        let address = cluster::advertised(&config.advertise, local(&peers_listener)?, seen);
+        let (beats_tx, beats) = mpsc::channel(BEATS_MAX);
+        let cluster = Cluster::new(standing, address, clock.clone(), (instances.clone(), traffic.clone()), beats_tx);
+        let node = cluster.node();
+        let raft_config = raft::Config { dir: data_dir.raft(), node };
+        let raft = Raft::open(raft_config, Some(cluster.raft_peers()), clock.clone()).await?;
+        cluster.serve(&raft, peers_listener, &stop);
         let images = Store::open(&data_dir.images(), image_settings(&config)).map_err(StartError::Images)?;
         let (sandboxes, adopted) = Sandboxes::start(sandbox_config(&config, &data_dir)?)?;
 
-        let (traffic, demands) = Traffic::new(clock.clone(), QUEUE_MAX);
         let observer = Arc::new(Counter::new(Arc::clone(&metrics)));
         let gateway = Gateway::new(traffic.clone(), clock.clone(), observer::limits(&config), observer);
-        let stop = CancellationToken::new();
         let stop_gateway = CancellationToken::new();
         let (reports_tx, reports) = mpsc::channel(REPORTS_MAX);
 
         let spec = capacity::describe(&config, &data_dir).map_err(StartError::Capacity)?;
         let name = spec.name.clone();
-        raft.propose(Command::RegisterNode { node: NODE, spec }).await?;
+        let presence = Presence::new(cluster.clone(), raft.clone(), spec, reports);
+        let registered = presence.registered();
+        tokio::spawn(presence.run(stop.clone()));
         let means = Means {
-            node: NODE,
+            node,
             clock: clock.clone(),
             raft: raft.clone(),
             images: images.clone(),
@@ -218,11 +237,10 @@ impl Daemon {
             logs: logs.clone(),
             events: events.clone(),
         };
-        let agent = Agent::start(means, demands, adopted, reports_tx, stop.clone());
-        let leader = leader::start(raft.clone(), clock.clone(), reports, stop.clone());
-        let instances = agent.instances();
-        let readiness = Readiness::new(config.sandbox.pool > 0);
+        let leader = leader::start(node, raft.clone(), clock.clone(), beats, stop.clone());
+        let readiness = Readiness::new(config.sandbox.pool > 0, registered.clone());
         readiness.follow(sandboxes.clone(), stop.clone());
+        let agent = Agent::start(means, instances.clone(), demands, adopted, reports_tx, registered, stop.clone());
         observer::follow(
             Arc::clone(&metrics),
             raft.clone(),
@@ -232,7 +250,7 @@ impl Daemon {
             traffic.clone(),
             stop.clone(),
         );
-        history::follow(events.clone(), raft.clone(), NODE, clock.clone(), stop.clone());
+        history::follow(events.clone(), raft.clone(), node, clock.clone(), stop.clone());
 
         let serving = tokio::spawn({
             let (gateway, stop, grace) = (gateway.clone(), stop_gateway.clone(), config.gateway.drain.0);
@@ -246,25 +264,19 @@ impl Daemon {
         let platform = Local {
             raft: raft.clone(),
             gateway,
-            traffic,
             readiness: readiness.clone(),
             room: Room::new(data_dir.root()),
             metrics: Arc::clone(&metrics),
-            instances: instances.clone(),
             images,
             tools: SandboxTools { sandboxes: sandboxes.clone(), settings: tool_settings(&config.build) },
-            identity: crate::api::Identity {
-                node: NODE,
-                name: name.clone(),
-                gateway: gateway_address,
-                api: api_address,
-            },
+            cluster: cluster.clone(),
+            identity: crate::api::Identity { node, name: name.clone(), gateway: gateway_address, api: api_address },
             work: data_dir.uploads(),
         };
         events.push(Event {
             at_ms: clock.now().as_millis(),
             kind: EventKind::NodeStarted,
-            node: NODE.to_string(),
+            node: node.to_string(),
             function: None,
             revision: None,
             instance: None,
@@ -291,6 +303,7 @@ impl Daemon {
             socket: data_dir.socket(),
             token,
             raft,
+            cluster,
             sandboxes,
             logs,
             instances,
@@ -346,6 +359,12 @@ impl Daemon {
         if leave == Leave::Nothing {
             stop_all(&self.instances).await;
         }
+        // So that nothing waits for an election; where nobody else votes, nobody can take over.
+        if self.raft.is_leader()
+            && let Err(error) = self.cluster.hand_over(&self.raft, None).await
+        {
+            tracing::debug!(%error, "leadership was not handed over");
+        }
         self.stop.cancel();
         ended("leader", self.leader.await);
         self.agent.join().await;
@@ -353,6 +372,28 @@ impl Daemon {
         self.raft.shutdown().await;
         self.logs.close();
     }
+}
+
+/// Returns which node this machine is: what it was, what a cluster makes it, or the first of one that it founds.
+///
+/// With it comes the address of this machine that leads to the cluster, where that is known.
+async fn stand(config: &Config, folder: &Path, clock: &Clock) -> Result<(Standing, Option<IpAddr>), StartError> {
+    if let Some(mut standing) = Standing::load(folder)? {
+        if !config.join.address.is_empty() {
+            tracing::info!(node = %standing.peer().node, "this machine belongs to a cluster already: it does not join");
+        }
+        cluster::return_if_ended(&mut standing, clock).await?;
+        return Ok((standing, None));
+    }
+    if config.join.address.is_empty() {
+        let standing = Standing::found(folder, clock.now())?;
+        tracing::info!(cluster = %standing.peer().cluster, "founded a cluster");
+        return Ok((standing, None));
+    }
+    let token: JoinToken = config.join.token.parse()?;
+    let Entered { standing, seen } = cluster::enter(folder, &config.join.address, &token, clock).await?;
+    tracing::info!(node = %standing.peer().node, cluster = %standing.peer().cluster, "joined");
+    Ok((standing, seen))
 }
 
 /// Logs a task that ended by a panic.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_plane::model::{Digest, NodeId, Purpose};
+use control_plane::model::{Digest, NodeId};
 use control_plane::state::{Command, Reply, State};
 use futures_util::future::{BoxFuture, FutureExt};
 use proto::json::{self, ErrorBody, ErrorCode};
@@ -14,11 +14,14 @@ use tokio::time::Instant;
 use super::image_work;
 use super::readiness::Readiness;
 use super::room::Room;
-use crate::agent::{InstanceView, Instances, Phase, SandboxTools};
-use crate::api::{Build, Identity, ImageResult, Import, Invocation, InvokeOutcome, Invoked, Platform, ProposeError};
-use crate::gateway::{CallFailure, CallOutcome, Gateway, Traffic};
+use crate::agent::SandboxTools;
+use crate::api::{
+    Build, Identity, ImageResult, Import, Invocation, InvokeOutcome, Invoked, Platform, ProposeError, Standing,
+};
+use crate::cluster::Cluster;
+use crate::gateway::{CallFailure, CallOutcome, Gateway};
 use crate::image::Store;
-use crate::raft::{self, Raft};
+use crate::raft::{self, MembersError, Raft};
 use crate::telemetry::Metrics;
 
 /// How long an invocation from the API waits at most, beside the function's own timeout.
@@ -27,12 +30,11 @@ const INVOKE_MAX: Duration = Duration::from_secs(1000);
 /// This node.
 pub(super) struct Local {
     pub(super) raft: Raft,
+    pub(super) cluster: Cluster,
     pub(super) gateway: Gateway,
-    pub(super) traffic: Traffic,
     pub(super) readiness: Readiness,
     pub(super) room: Room,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) instances: Instances,
     pub(super) images: Store,
     pub(super) tools: SandboxTools,
     pub(super) identity: Identity,
@@ -75,22 +77,41 @@ impl Platform for Local {
     }
 
     fn leader(&self) -> Option<NodeId> {
-        self.raft.is_leader().then_some(self.identity.node)
+        self.raft.members().leader
     }
 
     fn unready(&self) -> Vec<String> {
         let mut reasons = self.readiness.unready();
-        if !self.raft.is_leader() {
+        if self.leader().is_none() {
             reasons.push("no leader is known".to_owned());
         }
         reasons
     }
 
     fn instances(&self) -> BoxFuture<'_, Vec<json::Instance>> {
-        let node = self.identity.node;
+        self.cluster.instances().boxed()
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            cluster: self.cluster.peer().cluster,
+            authority: self.cluster.authority(),
+            address: self.cluster.address().to_owned(),
+            term: self.raft.metrics().term,
+            members: self.raft.members(),
+        }
+    }
+
+    fn transfer_leader(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<NodeId, ErrorBody>> {
         async move {
-            let measured = self.instances.measure().into_iter();
-            measured.map(|view| on_wire(node, self.traffic.in_flight_on(view.instance), view)).collect()
+            self.cluster.transfer_leader(to).await.map_err(|error| {
+                let code = match &error {
+                    MembersError::Refused(_) => ErrorCode::Conflict,
+                    MembersError::Timeout(_) => ErrorCode::Timeout,
+                    MembersError::NotLeader { .. } | MembersError::Stopped(_) => ErrorCode::Unavailable,
+                };
+                ErrorBody::new(code, error.to_string())
+            })
         }
         .boxed()
     }
@@ -194,27 +215,4 @@ fn failed(failure: &CallFailure) -> ErrorBody {
         (CallOutcome::InstanceError | CallOutcome::Cancelled | CallOutcome::Answered, _) => ErrorCode::InstanceFailed,
     };
     ErrorBody { error: failure.to_string(), hint: failure.hint(), code }
-}
-
-fn on_wire(node: NodeId, in_flight: u16, view: InstanceView) -> json::Instance {
-    json::Instance {
-        id: view.instance.to_string(),
-        function: view.revision.function.to_string(),
-        revision: view.revision.number.0,
-        node: node.to_string(),
-        phase: match view.phase {
-            Phase::Starting => json::InstancePhase::Starting,
-            Phase::Ready => json::InstancePhase::Ready,
-            Phase::Draining => json::InstancePhase::Draining,
-            Phase::Stopping => json::InstancePhase::Stopping,
-        },
-        purpose: match view.purpose {
-            Purpose::Demand => json::Purpose::Demand,
-            Purpose::Verify => json::Purpose::Verify,
-            Purpose::Minimum => json::Purpose::Minimum,
-        },
-        since_ms: view.since.as_millis(),
-        in_flight: in_flight.into(),
-        memory_bytes: view.memory_bytes,
-    }
 }

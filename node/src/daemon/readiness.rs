@@ -1,12 +1,14 @@
 //! Whether the node can take work: what `/readyz` answers.
 //!
-//! The API is served only once the log is applied, so that is true whenever somebody asks. Beyond that the node must have shown
-//! that it can make sandboxes, and must not be on its way out.
+//! The node must have registered with its cluster, which takes a leader; it must have shown that it can make sandboxes, and must
+//! not be on its way out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use control_plane::model::Epoch;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::sandbox::Sandboxes;
@@ -20,14 +22,18 @@ pub(super) struct Readiness(Arc<State>);
 
 #[derive(Debug)]
 struct State {
+    registered: watch::Receiver<Option<Epoch>>,
     has_sandboxes: AtomicBool,
     is_stopping: AtomicBool,
 }
 
 impl Readiness {
     /// Begins; without a pool, sandboxes are made when they are needed and nothing is shown before.
-    pub(super) fn new(has_pool: bool) -> Self {
-        let state = State { has_sandboxes: AtomicBool::new(!has_pool), is_stopping: AtomicBool::new(false) };
+    ///
+    /// `registered` tells in which epoch the node has registered with its cluster.
+    pub(super) fn new(has_pool: bool, registered: watch::Receiver<Option<Epoch>>) -> Self {
+        let has_sandboxes = AtomicBool::new(!has_pool);
+        let state = State { registered, has_sandboxes, is_stopping: AtomicBool::new(false) };
         Self(Arc::new(state))
     }
 
@@ -56,6 +62,9 @@ impl Readiness {
     /// Returns what keeps the node from taking work; empty if nothing does.
     pub(super) fn unready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
+        if self.0.registered.borrow().is_none() {
+            reasons.push("the node has not registered with its cluster yet".to_owned());
+        }
         if !self.0.has_sandboxes.load(Ordering::Relaxed) {
             reasons.push("no sandbox could be made yet".to_owned());
         }
@@ -72,12 +81,15 @@ mod tests {
 
     #[test]
     fn a_node_is_ready_between_its_first_sandbox_and_its_end() {
-        let readiness = Readiness::new(true);
+        let (registers, registered) = watch::channel(None);
+        let readiness = Readiness::new(true, registered.clone());
+        assert_eq!(readiness.unready().len(), 2);
+        registers.send_replace(Some(Epoch(1)));
         assert_eq!(readiness.unready(), ["no sandbox could be made yet"]);
         readiness.0.has_sandboxes.store(true, Ordering::Relaxed);
         assert!(readiness.unready().is_empty());
         readiness.stopping();
         assert_eq!(readiness.unready(), ["the node is stopping"]);
-        assert!(Readiness::new(false).unready().is_empty());
+        assert!(Readiness::new(false, registered).unready().is_empty());
     }
 }

@@ -18,6 +18,9 @@ pub const MEMBERS_MAX: Duration = Duration::from_secs(60);
 /// How long leadership may take to go to another voter.
 pub const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
+/// How many entries a node may lack and still count as having the whole log.
+const NEARLY: u64 = 1000;
+
 /// Why the members are what they were.
 #[derive(Debug, thiserror::Error)]
 pub enum MembersError {
@@ -60,6 +63,35 @@ impl Raft {
             self.0.core.change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await
         };
         finish(admitting).await
+    }
+
+    /// Lets a node follow the log without a vote; does not wait until it has caught up.
+    pub async fn add_learner(&self, node: NodeId, address: &str) -> Result<(), MembersError> {
+        finish(self.0.core.add_learner(u64::from(node.0), BasicNode::new(address), false)).await
+    }
+
+    /// Notes that a node is reached elsewhere.
+    pub async fn set_address(&self, node: NodeId, address: &str) -> Result<(), MembersError> {
+        let nodes = BTreeMap::from([(u64::from(node.0), BasicNode::new(address))]);
+        finish(self.0.core.change_membership(ChangeMembers::SetNodes(nodes), true)).await
+    }
+
+    /// Lets exactly these nodes vote; those that did before go on following the log.
+    pub async fn set_voters(&self, nodes: &BTreeSet<NodeId>) -> Result<(), MembersError> {
+        let voters: BTreeSet<u64> = nodes.iter().map(|node| u64::from(node.0)).collect();
+        finish(self.0.core.change_membership(ChangeMembers::ReplaceAllVoters(voters), true)).await
+    }
+
+    /// Returns the nodes that have the whole log, or nearly; while this node leads, else none.
+    pub fn caught_up(&self) -> BTreeSet<NodeId> {
+        let watched = self.0.core.metrics();
+        let core = watched.borrow_watched();
+        let last = core.last_log_index.unwrap_or(0);
+        let reached = core.replication.iter().flatten();
+        reached
+            .filter(|(_, log)| log.as_ref().is_some_and(|log| log.index + NEARLY >= last))
+            .filter_map(|(id, _)| node(*id))
+            .collect()
     }
 
     /// Lets a node go: it neither votes nor follows any more.

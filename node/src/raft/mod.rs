@@ -5,7 +5,7 @@
 //!                ├─────▶ Machine ─▶ State::apply ─▶ changes()
 //!                └─────▶ Channels ─HTTP/2─▶ service of a peer
 //! ```
-//! A daemon founds a cluster of one voter; more of them are only in the tests of this room, until peers can trust each other.
+//! A node founds a cluster of one voter, or waits to be taken in by one that there is.
 
 mod frame;
 mod members;
@@ -27,17 +27,19 @@ use control_plane::state::State;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::impls::{BasicNode, TokioRuntime};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Channel;
 
 pub use self::members::{HAND_OVER_MAX, MEMBERS_MAX, Members, MembersError};
 pub use self::propose::{PROPOSE_MAX, ProposeError, READ_MAX, ReadError};
 pub use self::segment::DamageError;
+pub use self::service::{MESSAGE_MAX_BYTES, ServeError, serve};
 
 use self::transport::Channels;
 use self::wal::Wal;
 use crate::clock::Clock;
+use crate::peering::Dialer;
 
 /// How long the node waits at its start until it leads its own cluster.
 const LEAD_MAX: Duration = Duration::from_secs(10);
@@ -55,12 +57,12 @@ pub struct Config {
     pub node: NodeId,
 }
 
-/// How peers reach this node.
+/// How this node and its peers reach each other.
 #[derive(Debug)]
-pub struct Listening {
-    /// Where it listens.
-    pub listener: TcpListener,
-    /// What peers are told: a host and a port.
+pub struct Peers {
+    /// What connects to them.
+    pub dialer: Dialer,
+    /// Where they connect to: a host and a port.
     pub address: String,
     /// Whether a node whose folder is empty waits to be taken in, instead of founding a cluster.
     pub is_joining: bool,
@@ -113,8 +115,6 @@ struct Shared {
     clock: Clock,
     changes: watch::Receiver<u64>,
     leadership: watch::Receiver<bool>,
-    /// Ends what answers peers.
-    stop: CancellationToken,
 }
 
 impl std::fmt::Debug for Raft {
@@ -128,7 +128,9 @@ impl Raft {
     ///
     /// An empty folder founds a cluster of one, unless the node is to be taken in by another. A node that votes alone leads when
     /// this returns; any other follows whoever leads.
-    pub async fn open(config: Config, listening: Option<Listening>, clock: Clock) -> Result<Self, OpenError> {
+    ///
+    /// Peers are answered once somebody serves its [routes](Self::routes).
+    pub async fn open(config: Config, peers: Option<Peers>, clock: Clock) -> Result<Self, OpenError> {
         let dir = config.dir.clone();
         let opened = tokio::task::spawn_blocking(move || Wal::open(&dir)).await;
         let (wal, records) = opened.map_err(|error| OpenError::Core(error.to_string()))?.map_err(OpenError::Log)?;
@@ -145,28 +147,20 @@ impl Raft {
         let view = machine.view();
         let settings = Arc::new(settings().validate().map_err(|error| OpenError::Core(error.to_string()))?);
         let id = u64::from(config.node.0);
-        let channels = Channels::default();
+        let (dialer, address, is_joining) = match peers {
+            Some(Peers { dialer, address, is_joining }) => (dialer, address, is_joining),
+            None => (Dialer::Plain, String::new(), false),
+        };
+        let channels = Channels::new(dialer);
         let network = Network::new(channels.clone());
         let core =
             Core::new(id, settings, network, log, machine).await.map_err(|error| OpenError::Core(error.to_string()))?;
-        let stop = CancellationToken::new();
-        let address = listening.as_ref().map_or_else(String::new, |listening| listening.address.clone());
-        let is_joining = listening.as_ref().is_some_and(|listening| listening.is_joining);
-        if let Some(listening) = listening {
-            let leader = service::Leader::new(core.clone(), clock.clone());
-            let serving = service::serve(listening.listener, Replica::new(core.clone()), leader, stop.clone());
-            tokio::spawn(async move {
-                if let Err(error) = serving.await {
-                    tracing::error!(error = &error as &dyn std::error::Error, "peers are not answered any more");
-                }
-            });
-        }
         if is_pristine && !is_joining {
             let members = BTreeMap::from([(id, BasicNode::new(address))]);
             core.initialize(members).await.map_err(|error| OpenError::Core(error.to_string()))?;
         }
         let leadership = follow_leadership(&core);
-        let raft = Self(Arc::new(Shared { core, view, wal, channels, clock, changes, leadership, stop }));
+        let raft = Self(Arc::new(Shared { core, view, wal, channels, clock, changes, leadership }));
         let votes_alone = raft.0.core.with_raft_state(move |state| {
             let mut voters = state.membership_state.effective().voter_ids();
             voters.next() == Some(id) && voters.next().is_none()
@@ -175,6 +169,19 @@ impl Raft {
             raft.lead_alone(is_pristine).await?;
         }
         Ok(raft)
+    }
+
+    /// Returns what answers peers.
+    pub fn routes(&self) -> Routes {
+        service::routes(
+            Replica::new(self.0.core.clone()),
+            service::Leader::new(self.0.core.clone(), self.0.clock.clone()),
+        )
+    }
+
+    /// Returns the connection to another node for what is not consensus; it is made when it is needed.
+    pub fn peer(&self, node: NodeId, address: &str) -> Channel {
+        self.0.channels.peer_channel(u64::from(node.0), address)
     }
 
     /// Waits until the only voter leads and has applied what is committed.
@@ -242,7 +249,6 @@ impl Raft {
 
     /// Stops; what was acknowledged is on disk already.
     pub async fn shutdown(&self) {
-        self.0.stop.cancel();
         if let Err(error) = self.0.core.shutdown().await {
             tracing::warn!(%error, "the consensus did not stop cleanly");
         }

@@ -96,17 +96,16 @@ impl Raft {
             Err(RaftError::APIError(error)) => return Err(ProposeError::Unavailable(error.to_string())),
             Err(RaftError::Fatal(error)) => return Err(ProposeError::Stopped(error.to_string())),
         };
-        let Some(address) = self.leader_elsewhere(&forward) else { return Ok(Attempt::Held(forward.to_string())) };
-        self.propose_at(&address, command).await
+        let Some((id, address)) = self.leader_elsewhere(&forward) else {
+            return Ok(Attempt::Held(forward.to_string()));
+        };
+        self.propose_at(id, &address, command).await
     }
 
     /// Proposes through the leader at an address.
-    async fn propose_at(&self, address: &str, command: &Command) -> Result<Attempt<Reply>, ProposeError> {
+    async fn propose_at(&self, id: u64, address: &str, command: &Command) -> Result<Attempt<Reply>, ProposeError> {
         use v1::propose_reply::Result as Wire;
-        let mut leader = match self.0.channels.leader(address) {
-            Ok(leader) => leader,
-            Err(error) => return Ok(Attempt::Held(error.to_string())),
-        };
+        let mut leader = self.0.channels.leader(id, address);
         let mut request = Request::new(v1::ProposeRequest { command: Some(codec::encode_command(command)) });
         request.set_timeout(PROPOSE_MAX);
         let lost = |reason: String| ProposeError::Lost(reason);
@@ -119,6 +118,19 @@ impl Raft {
                 self.until_applied(applied.index).await.map_err(ProposeError::Stopped)?;
                 done(answer)
             }
+        }
+    }
+
+    /// Proposes a command if this node leads, and not through anybody else: what only a leader may want.
+    pub async fn propose_as_leader(&self, command: Command) -> Result<Reply, ProposeError> {
+        let proposal = Proposal { at: self.0.clock.now(), command };
+        match timeout(PROPOSE_MAX, self.0.core.client_write(proposal)).await.map_err(|_| ProposeError::Timeout)? {
+            Ok(written) => match done(written.data)? {
+                Attempt::Done(reply) => Ok(reply),
+                Attempt::Held(reason) => Err(ProposeError::Unavailable(reason)),
+            },
+            Err(RaftError::APIError(error)) => Err(ProposeError::Unavailable(error.to_string())),
+            Err(RaftError::Fatal(error)) => Err(ProposeError::Stopped(error.to_string())),
         }
     }
 
@@ -143,11 +155,10 @@ impl Raft {
             Err(RaftError::APIError(error)) => return Ok(Attempt::Held(error.to_string())),
             Err(RaftError::Fatal(error)) => return Err(ReadError::Stopped(error.to_string())),
         };
-        let Some(address) = self.leader_elsewhere(&forward) else { return Ok(Attempt::Held(forward.to_string())) };
-        let mut leader = match self.0.channels.leader(&address) {
-            Ok(leader) => leader,
-            Err(error) => return Ok(Attempt::Held(error.to_string())),
+        let Some((id, address)) = self.leader_elsewhere(&forward) else {
+            return Ok(Attempt::Held(forward.to_string()));
         };
+        let mut leader = self.0.channels.leader(id, &address);
         let mut request = Request::new(v1::ReadIndexRequest {});
         request.set_timeout(READ_MAX);
         Ok(match leader.read_index(request).await.map(|reply| reply.into_inner().result) {
@@ -174,10 +185,10 @@ impl Raft {
         drop(timeout(HELD_MAX, changed).await);
     }
 
-    /// Returns the address of the leader, if another node leads.
-    fn leader_elsewhere(&self, forward: &ForwardToLeader<T>) -> Option<String> {
-        let is_other = forward.leader_id.is_some_and(|leader| leader != *self.0.core.node_id());
-        forward.leader_node.as_ref().filter(|_| is_other).map(|node| node.addr.clone())
+    /// Returns the leader and its address, if another node leads.
+    fn leader_elsewhere(&self, forward: &ForwardToLeader<T>) -> Option<(u64, String)> {
+        let id = forward.leader_id.filter(|leader| leader != self.0.core.node_id())?;
+        forward.leader_node.as_ref().map(|node| (id, node.addr.clone()))
     }
 }
 

@@ -1,7 +1,6 @@
 //! Messages from peers.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 
 use control_plane::codec;
@@ -13,17 +12,18 @@ use openraft::raft::ReadPolicy;
 use proto::v1;
 use proto::v1::cluster_server::{Cluster, ClusterServer};
 use proto::v1::raft_server::{Raft as Service, RaftServer};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::service::{InterceptorLayer, Routes};
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Core, T};
+use crate::auth::PeerId;
 use crate::clock::Clock;
+use crate::peering::{Caller, PeerStream};
 
 /// How long a message may be, in bytes: one entry, or a part of a snapshot.
-pub(super) const MESSAGE_MAX_BYTES: usize = 64 << 20;
+pub const MESSAGE_MAX_BYTES: usize = 64 << 20;
 
 /// How many streams and calls one connection carries at once.
 const STREAMS_MAX: u32 = 256;
@@ -112,40 +112,41 @@ fn not_leader(forward: &ForwardToLeader<T>) -> v1::NotLeader {
     v1::NotLeader { leader: forward.leader_id.unwrap_or(0) }
 }
 
-/// Answers peers on `listener` until `stop`.
-pub(super) async fn serve<D: Disk>(
-    listener: TcpListener,
-    replica: Replica<TokioRuntime, D>,
-    leader: Leader,
-    stop: CancellationToken,
-) -> Result<(), ServeError> {
-    let address = listener.local_addr()?;
-    let service = RaftServer::new(Answering(replica))
+/// Returns the services of one voter.
+pub(super) fn routes<D: Disk>(replica: Replica<TokioRuntime, D>, leader: Leader) -> Routes {
+    let consensus = RaftServer::new(Answering(replica))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let leader = ClusterServer::new(leader)
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    Routes::new(consensus).add_service(leader)
+}
+
+/// Answers whoever comes in with services, until `stop`.
+///
+/// `admits` is asked about the caller of every request: a connection outlives the membership of who made it.
+pub async fn serve(
+    incoming: impl Stream<Item = PeerStream> + Send + 'static,
+    routes: Routes,
+    admits: impl Fn(Option<PeerId>) -> bool + Clone + Send + Sync + 'static,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let check = InterceptorLayer::new(move |request: Request<()>| {
+        let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0);
+        if admits(caller) { Ok(request) } else { Err(Status::permission_denied("this node is not a member any more")) }
+    });
     let serving = Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(super::transport::STREAM_WINDOW)
         .initial_connection_window_size(super::transport::CONNECTION_WINDOW)
-        .add_service(service)
-        .add_service(ClusterServer::new(leader))
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
-    serving.await.map_err(|source| ServeError::Stopped { address, source })
+        .layer(check)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming.map(Ok::<_, io::Error>), stop.cancelled_owned());
+    serving.await.map_err(ServeError)
 }
 
 /// Why peers are not answered.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ServeError {
-    /// The listener is not usable.
-    #[error("the listener for peers cannot be used")]
-    Listener(#[from] io::Error),
-    /// The server has stopped by itself.
-    #[error("peers are not answered any more at {address}")]
-    Stopped {
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        source: tonic::transport::Error,
-    },
-}
+#[error("peers are not answered any more")]
+pub struct ServeError(#[source] tonic::transport::Error);

@@ -3,9 +3,12 @@
 use control_plane::model::{Bytes, MilliCpu, NodeSpec, Resources};
 use control_plane::state::{Command, Rejection, Reply};
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::peering::take_plain;
 
 /// How long anything may take here; only a failure waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,6 +39,19 @@ struct Voter {
     raft: Raft,
     folder: TempDir,
     address: String,
+    /// Ends what answers peers.
+    stop: CancellationToken,
+}
+
+async fn open(node: u32, folder: &TempDir, listener: TcpListener, is_joining: bool) -> (Raft, CancellationToken) {
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let peers = Peers { dialer: Dialer::Plain, address, is_joining };
+    let config = Config { dir: folder.path().to_path_buf(), node: NodeId(node) };
+    let raft = Raft::open(config, Some(peers), Clock::system()).await.expect("the state opens");
+    let stop = CancellationToken::new();
+    let serving = serve(take_plain(listener), raft.routes(), |_| true, stop.clone());
+    tokio::spawn(async move { serving.await.expect("it serves until it is stopped") });
+    (raft, stop)
 }
 
 impl Voter {
@@ -43,14 +59,13 @@ impl Voter {
         let folder = tempfile::tempdir().expect("a directory can be made");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
-        let listening = Listening { listener, address: address.clone(), is_joining };
-        let config = Config { dir: folder.path().to_path_buf(), node: NodeId(node) };
-        let raft = Raft::open(config, Some(listening), Clock::system()).await.expect("the state opens");
-        Self { raft, folder, address }
+        let (raft, stop) = open(node, &folder, listener, is_joining).await;
+        Self { raft, folder, address, stop }
     }
 
     /// Stops and starts on the same folder and at the same address.
     async fn restart(&mut self, node: u32) {
+        self.stop.cancel();
         self.raft.shutdown().await;
         let bound = async {
             loop {
@@ -61,9 +76,7 @@ impl Voter {
             }
         };
         let listener = timeout(PATIENCE, bound).await.expect("the port becomes free");
-        let listening = Listening { listener, address: self.address.clone(), is_joining: true };
-        let config = Config { dir: self.folder.path().to_path_buf(), node: NodeId(node) };
-        self.raft = Raft::open(config, Some(listening), Clock::system()).await.expect("the state opens");
+        (self.raft, self.stop) = open(node, &self.folder, listener, true).await;
     }
 
     /// Waits until this voter has applied the epoch of a node.

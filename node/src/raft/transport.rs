@@ -2,23 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use control_plane::model::NodeId;
 use control_plane::raft::{AppendReplies, Appends, Lane, Peer, Transport, TransportError};
 use futures_util::{Stream, StreamExt};
+use http::Uri;
+use hyper_util::rt::TokioIo;
 use proto::v1;
 use proto::v1::cluster_client::ClusterClient;
 use proto::v1::raft_client::RaftClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
+use tower::service_fn;
 
 use super::service::MESSAGE_MAX_BYTES;
-
-/// How long a connection may take to be made.
-const CONNECT_MAX: Duration = Duration::from_millis(300);
+use crate::auth::Protocol;
+use crate::peering::{CONNECT_MAX, Dialer};
 
 /// How long a connection may be silent before the peer is asked whether it is there.
 const KEEP_ALIVE: Duration = Duration::from_millis(500);
@@ -33,62 +37,83 @@ pub(super) const STREAM_WINDOW: u32 = 4 << 20;
 pub(super) const CONNECTION_WINDOW: u32 = 8 << 20;
 
 /// The connections to all peers; clones share them.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Channels {
-    /// By the peer's address, and whether it is the urgent one.
-    open: Arc<Mutex<BTreeMap<(String, bool), Channel>>>,
+    dialer: Dialer,
+    open: Arc<Mutex<BTreeMap<Way, Channel>>>,
+}
+
+/// The way to one peer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Way {
+    node: u64,
+    address: String,
+    is_urgent: bool,
 }
 
 impl Channels {
+    pub(super) fn new(dialer: Dialer) -> Self {
+        Self { dialer, open: Arc::default() }
+    }
+
     /// Returns a connection, which is made with the first message and again whenever it broke.
-    fn channel(&self, address: &str, lane: Lane) -> Result<Channel, TransportError> {
-        let key = (address.to_owned(), lane == Lane::Urgent);
+    fn channel(&self, way: &Way) -> Channel {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(channel) = open.get(&key) {
-            return Ok(channel.clone());
+        if let Some(channel) = open.get(way) {
+            return channel.clone();
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| TransportError::Unreachable(format!("`{address}` is no address: {error}")))?
-            .tcp_nodelay(true)
+        // A peer that is found elsewhere is not where it was.
+        open.retain(|known, _| known.node != way.node || known.address == way.address);
+        let endpoint = Endpoint::from_static("http://peer")
             .connect_timeout(CONNECT_MAX)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_MAX)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
-        let channel = endpoint.connect_lazy();
-        open.insert(key, channel.clone());
-        Ok(channel)
+        let dialler = (self.dialer.clone(), way.clone());
+        let channel = endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
+            let (dialer, Way { node, address, .. }) = dialler.clone();
+            async move {
+                let node = NodeId(u32::try_from(node).map_err(io::Error::other)?);
+                dialer.dial(node, &address, Protocol::Rpc).await.map(TokioIo::new)
+            }
+        }));
+        open.insert(way.clone(), channel.clone());
+        channel
     }
-}
 
-impl Channels {
+    /// Returns the connection to a node for everything that is not urgent.
+    pub(super) fn peer_channel(&self, node: u64, address: &str) -> Channel {
+        self.channel(&Way { node, address: address.to_owned(), is_urgent: false })
+    }
+
     /// Returns the way to the leader for what only it does.
-    pub(super) fn leader(&self, address: &str) -> Result<ClusterClient<Channel>, TransportError> {
-        let client = ClusterClient::new(self.channel(address, Lane::Entries)?);
-        Ok(client.max_decoding_message_size(MESSAGE_MAX_BYTES).max_encoding_message_size(MESSAGE_MAX_BYTES))
+    pub(super) fn leader(&self, node: u64, address: &str) -> ClusterClient<Channel> {
+        let client = ClusterClient::new(self.peer_channel(node, address));
+        client.max_decoding_message_size(MESSAGE_MAX_BYTES).max_encoding_message_size(MESSAGE_MAX_BYTES)
     }
 }
 
 impl Transport for Channels {
-    type Peer = Way;
+    type Peer = Voter;
 
-    fn peer(&self, _id: u64, address: &str, lane: Lane) -> Way {
-        Way { channels: self.clone(), address: address.to_owned(), lane }
+    fn peer(&self, id: u64, address: &str, lane: Lane) -> Voter {
+        let way = Way { node: id, address: address.to_owned(), is_urgent: lane == Lane::Urgent };
+        Voter { channels: self.clone(), way }
     }
 }
 
-/// The way to one peer.
-pub(super) struct Way {
+/// One peer's consensus.
+pub(super) struct Voter {
     channels: Channels,
-    address: String,
-    lane: Lane,
+    way: Way,
 }
 
-impl Way {
-    fn client(&self) -> Result<RaftClient<Channel>, TransportError> {
-        let client = RaftClient::new(self.channels.channel(&self.address, self.lane)?);
-        Ok(client.max_decoding_message_size(MESSAGE_MAX_BYTES).max_encoding_message_size(MESSAGE_MAX_BYTES))
+impl Voter {
+    fn client(&self) -> RaftClient<Channel> {
+        let client = RaftClient::new(self.channels.channel(&self.way));
+        client.max_decoding_message_size(MESSAGE_MAX_BYTES).max_encoding_message_size(MESSAGE_MAX_BYTES)
     }
 }
 
@@ -103,18 +128,18 @@ impl Stream for Outgoing {
     }
 }
 
-impl Peer for Way {
+impl Peer for Voter {
     async fn call(&self, request: v1::RaftRequest, limit: Duration) -> Result<v1::RaftReply, TransportError> {
         let mut request = Request::new(request);
         request.set_timeout(limit);
-        match self.client()?.call(request).await {
+        match self.client().call(request).await {
             Ok(reply) => Ok(reply.into_inner()),
             Err(status) => Err(error(&status, limit)),
         }
     }
 
     async fn append(&self, appends: Appends) -> Result<AppendReplies, TransportError> {
-        let replies = self.client()?.append(Outgoing(appends)).await.map_err(|status| error(&status, CONNECT_MAX))?;
+        let replies = self.client().append(Outgoing(appends)).await.map_err(|status| error(&status, CONNECT_MAX))?;
         Ok(Box::pin(replies.into_inner().map(|reply| reply.map_err(|status| error(&status, KEEP_ALIVE_MAX)))))
     }
 }

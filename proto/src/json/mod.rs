@@ -12,6 +12,7 @@
 //! `{errorType, errorMessage, stackTrace}`, else an [`ErrorBody`].
 
 mod app;
+mod cluster;
 mod error;
 mod event;
 mod function;
@@ -23,6 +24,7 @@ mod node;
 pub use app::{
     App, AppliedFunction, Change, DeployEvent, DeployRequest, FieldDiff, FunctionDiff, Plan, PlanRequest, RevisionRef,
 };
+pub use cluster::{Cluster, DrainRequest, JoinToken, Leader, Member, NodeStatus, Role, TokenRequest, TransferRequest};
 pub use error::{ErrorBody, ErrorCode};
 pub use event::{Event, EventKind};
 pub use function::{

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Resources;
+use super::{NodeStatus, Resources};
 
 /// A node: `GET /v1/nodes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +13,8 @@ pub struct Node {
     pub id: String,
     /// The name people call it by.
     pub name: String,
+    /// Whether it takes work.
+    pub status: NodeStatus,
     /// It leads the cluster.
     pub is_leader: bool,
     /// Counts the starts of its agent.

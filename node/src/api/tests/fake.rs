@@ -12,6 +12,7 @@ use futures_util::future::{BoxFuture, ready};
 
 use super::super::platform::*;
 use super::{Arc, Command, ErrorBody, ErrorCode, Rejection, Reply, json, mpsc, samples, watch};
+use crate::raft::Members;
 
 pub(super) struct Fake {
     pub(super) state: Mutex<State>,
@@ -81,6 +82,19 @@ impl Platform for Fake {
     fn identity(&self) -> Identity {
         let address = |port| std::net::SocketAddr::from(([127, 0, 0, 1], port));
         Identity { node: NodeId(1), name: "alpha".into(), gateway: address(8080), api: address(8090) }
+    }
+
+    fn standing(&self) -> Standing {
+        let address = "10.0.0.1:8100".to_owned();
+        let members =
+            Members { leader: Some(NodeId(1)), voters: [(NodeId(1), address.clone())].into(), ..Members::default() };
+        let (cluster, authority) = ("0f".repeat(16).parse().unwrap(), Digest::from_bytes([7; 32]));
+        Standing { cluster, authority, address, term: 3, members }
+    }
+
+    fn transfer_leader(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<NodeId, ErrorBody>> {
+        let answer = to.ok_or_else(|| ErrorBody::new(ErrorCode::Conflict, "no other voter has the whole log"));
+        ready(answer).boxed()
     }
 
     fn leader(&self) -> Option<NodeId> {

@@ -32,6 +32,11 @@ const BODIES: &[(&str, &str, &[&str], &str, &str)] = &[
     ("GET", "/v1/functions/{function}/logs", &["since", "request", "limit", "follow"], "", "lines LogLine"),
     ("GET", "/v1/instances", &[], "", "[Instance]"),
     ("GET", "/v1/nodes", &[], "", "[Node]"),
+    ("DELETE", "/v1/nodes/{node}", &[], "", "Done"),
+    ("PUT", "/v1/nodes/{node}/drain", &[], "DrainRequest", "Done"),
+    ("GET", "/v1/cluster", &[], "", "Cluster"),
+    ("POST", "/v1/cluster/transfer-leader", &[], "TransferRequest", "Leader"),
+    ("POST", "/v1/tokens", &[], "TokenRequest", "JoinToken"),
     ("GET", "/v1/images", &[], "", "[Image]"),
     ("POST", "/v1/images/pull", &[], "PullRequest", "lines ImageEvent"),
     ("POST", "/v1/images/import", &["tag", "name"], "tar", "lines ImageEvent"),
@@ -222,6 +227,13 @@ fn schemas() -> BTreeMap<&'static str, Value> {
     s.add("GcReport", GcReport { images: 1, blobs: 3, freed_bytes: 4 });
     s.add("Instance", samples::instance());
     s.add("Node", samples::node());
+    s.add("Member", samples::cluster().members.remove(0));
+    s.add("Cluster", samples::cluster());
+    s.add("TokenRequest", TokenRequest { ttl_ms: Some(600_000), uses: Some(1) });
+    s.add("JoinToken", samples::join_token());
+    s.add("DrainRequest", DrainRequest { draining: true });
+    s.add("TransferRequest", TransferRequest { to: Some("node-2".into()) });
+    s.add("Leader", Leader { leader: "node-2".into() });
     s.add("LogLine", samples::log_line());
     s.add("Event", samples::event());
     s.add("Done", Done { index: 4 });

@@ -128,6 +128,7 @@ pub(super) fn node() -> Node {
     Node {
         id: "node-1".into(),
         name: "alpha".into(),
+        status: NodeStatus::Ready,
         is_leader: true,
         epoch: 1,
         capacity: resources(),
@@ -146,5 +147,33 @@ pub(super) fn version() -> Version {
         pid: 4711,
         gateway: "127.0.0.1:8080".into(),
         api: "127.0.0.1:8090".into(),
+    }
+}
+
+pub(super) fn cluster() -> Cluster {
+    let member = Member {
+        id: "node-1".into(),
+        name: "alpha".into(),
+        address: "10.0.0.1:8100".into(),
+        role: Role::Voter,
+        status: NodeStatus::Ready,
+        is_leader: true,
+    };
+    Cluster {
+        id: "0f".repeat(16),
+        node: "node-1".into(),
+        leader: Some("node-1".into()),
+        term: 3,
+        voters_to_lose: 1,
+        members: vec![member],
+    }
+}
+
+pub(super) fn join_token() -> JoinToken {
+    JoinToken {
+        token: "HRTH-1-…".into(),
+        expires_ms: 1_795_521_600_000,
+        uses: Some(1),
+        address: "10.0.0.1:8100".into(),
     }
 }

@@ -1,0 +1,101 @@
+//! What the state promises about joining and leaving, as sentences.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::model::{Bytes, Epoch, MilliCpu, NodeSpec};
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+fn secret(byte: u8) -> Digest {
+    Digest::from_bytes([byte; 32])
+}
+
+fn register(state: &mut State, node: u32) -> Result<Reply, Rejection> {
+    let capacity = Resources { cpu: MilliCpu(1000), memory: Bytes::mebi(1000), disk: Bytes::mebi(1000), pids: 100 };
+    let spec = NodeSpec { name: format!("node-{node}"), capacity, labels: BTreeMap::new() };
+    state.apply(at(1), Command::RegisterNode { node: NodeId(node), spec })
+}
+
+fn invite(state: &mut State, byte: u8, until: u64, uses: Option<u32>) -> Result<Reply, Rejection> {
+    state.apply(at(1), Command::Invite { secret: secret(byte), expires_at: at(until), uses })
+}
+
+fn admit(state: &mut State, now: u64, byte: u8) -> Result<NodeId, Rejection> {
+    match state.apply(at(now), Command::Admit { secret: secret(byte) })? {
+        Reply::Admitted { node } => Ok(node),
+        other => panic!("{other:?} answers an admission"),
+    }
+}
+
+#[test]
+fn a_secret_lets_in_until_it_is_over() {
+    let mut state = State::default();
+    register(&mut state, 1).unwrap();
+    invite(&mut state, 1, 100, Some(2)).unwrap();
+    invite(&mut state, 2, 100, None).unwrap();
+    assert_eq!(admit(&mut state, 99, 3), Err(Rejection::NotInvited(NotInvited::Unknown)));
+    assert_eq!(admit(&mut state, 99, 1), Ok(NodeId(2)));
+    assert_eq!(admit(&mut state, 99, 1), Ok(NodeId(3)));
+    assert_eq!(admit(&mut state, 99, 1), Err(Rejection::NotInvited(NotInvited::UsedUp)));
+    assert_eq!(admit(&mut state, 99, 2), Ok(NodeId(4)));
+    assert_eq!(admit(&mut state, 100, 2), Err(Rejection::NotInvited(NotInvited::Expired)));
+    assert!(state.is_member(NodeId(4)) && !state.is_member(NodeId(5)));
+}
+
+#[test]
+fn the_secrets_that_are_kept_are_bounded_and_those_that_are_over_make_room() {
+    let mut state = State::default();
+    let many = |state: &mut State, byte: u8, number: usize, until: u64| {
+        let mut bytes = [byte; 32];
+        bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        let secret = Digest::from_bytes(bytes);
+        state.apply(at(1), Command::Invite { secret, expires_at: at(until), uses: None })
+    };
+    for number in 0..INVITATIONS_MAX {
+        many(&mut state, 1, number, 50).unwrap();
+    }
+    let told = many(&mut state, 2, 0, 50).unwrap_err();
+    assert_eq!(told.to_string(), "join tokens: the most is 256");
+    let fresh = Command::Invite { secret: secret(9), expires_at: at(90), uses: None };
+    state.apply(at(50), fresh).unwrap();
+    assert_eq!(state.invitations.len(), 1, "those that were over are forgotten");
+}
+
+#[test]
+fn no_id_is_given_twice_and_nobody_comes_back_who_was_removed() {
+    let mut state = State::default();
+    register(&mut state, 1).unwrap();
+    invite(&mut state, 1, 100, None).unwrap();
+    assert_eq!(admit(&mut state, 1, 1), Ok(NodeId(2)));
+    register(&mut state, 2).unwrap();
+    state.apply(at(1), Command::RemoveNode { node: NodeId(2) }).unwrap();
+    assert!(!state.is_member(NodeId(2)));
+    assert_eq!(admit(&mut state, 1, 1), Ok(NodeId(3)));
+    assert_eq!(register(&mut state, 2), Err(Rejection::NodeRemoved(NodeId(2))));
+    assert_eq!(
+        state.apply(at(1), Command::RemoveNode { node: NodeId(1) }),
+        Err(Rejection::LastNode(NodeId(1))),
+        "who has not registered cannot stand in for it"
+    );
+}
+
+#[test]
+fn a_dead_node_is_fenced_until_it_registers() {
+    let mut state = State::default();
+    register(&mut state, 1).unwrap();
+    let node = NodeId(1);
+    let grant = Resources { pids: 7, ..Resources::default() };
+    state.apply(at(1), Command::Grant { node, epoch: Epoch(1), resources: grant }).unwrap();
+    let stale = state.apply(at(1), Command::DeclareDead { node, epoch: Epoch(0) });
+    assert!(matches!(stale, Err(Rejection::StaleEpoch { .. })), "it has registered since: {stale:?}");
+    state.apply(at(1), Command::DeclareDead { node, epoch: Epoch(1) }).unwrap();
+    for epoch in [1, 2] {
+        let late = state.apply(at(1), Command::Grant { node, epoch: Epoch(epoch), resources: grant });
+        assert!(late.is_err(), "in epoch {epoch}: {late:?}");
+    }
+    assert_eq!(register(&mut state, 1), Ok(Reply::Registered { epoch: Epoch(3) }));
+    state.apply(at(1), Command::Grant { node, epoch: Epoch(3), resources: grant }).unwrap();
+}

@@ -1,0 +1,110 @@
+//! What a node does for machines that have no good certificate: it lets in whoever shows a secret, and takes back members.
+
+use control_plane::model::NodeId;
+use control_plane::state::{Command, Rejection, Reply};
+use proto::v1;
+use proto::v1::join_server::{Join, JoinServer};
+use rustls::pki_types::CertificateDer;
+use tokio::time::timeout;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+use super::{ASK_MAX, Cluster};
+use crate::auth::{CERTIFICATE_LIFE, IssueError, Secret};
+use crate::raft::{ProposeError, Raft};
+
+/// Answers whoever has no certificate.
+struct Admission(Cluster);
+
+/// Returns the service.
+pub(super) fn routes(cluster: &Cluster) -> Routes {
+    Routes::new(JoinServer::new(Admission(cluster.clone())))
+}
+
+#[tonic::async_trait]
+impl Join for Admission {
+    async fn enter(&self, request: Request<v1::EnterRequest>) -> Result<Response<v1::EnterReply>, Status> {
+        let v1::EnterRequest { secret, request } = request.into_inner();
+        let secret: Secret = secret.parse().map_err(|_| Status::invalid_argument("the secret is none"))?;
+        let raft = self.0.raft()?;
+        let node = match raft.propose(Command::Admit { secret: secret.hash() }).await {
+            Ok(Reply::Admitted { node }) => node,
+            Ok(reply) => return Err(Status::internal(format!("an admission was answered with {reply:?}"))),
+            Err(ProposeError::Rejected(rejection @ (Rejection::NotInvited(_) | Rejection::Limit { .. }))) => {
+                return Err(Status::permission_denied(rejection.to_string()));
+            }
+            Err(error) => return Err(Status::unavailable(error.to_string())),
+        };
+        tracing::info!(%node, "a machine was let in");
+        let certificate = self.0.issue(raft, request, node).await?;
+        let members = raft.members();
+        let contacts = members.voters.into_iter().chain(members.learners);
+        let contacts = contacts.map(|(node, address)| v1::Contact { node: node.0, address }).collect();
+        Ok(Response::new(v1::EnterReply { node: node.0, certificate: Some(certificate), contacts }))
+    }
+
+    async fn r#return(&self, request: Request<v1::ReturnRequest>) -> Result<Response<v1::CertificateReply>, Status> {
+        let v1::ReturnRequest { request, ended } = request.into_inner();
+        let raft = self.0.raft()?;
+        let authority = self.0.standing().authority.clone();
+        let authority = authority.ok_or_else(|| Status::unavailable("this node does not hold the authority"))?;
+        let (ended, now) = (CertificateDer::from(ended), self.0.0.clock.now());
+        let issued = authority.issue_again(&request, &ended, now, CERTIFICATE_LIFE).map_err(|error| refused(&error))?;
+        let (node, certificate) = issued;
+        if !raft.read(|state| state.is_member(node)) {
+            return Err(Status::permission_denied(format!("{node} is not a member")));
+        }
+        tracing::info!(%node, "a node came back whose certificate had ended");
+        let authority = authority.certificate().to_vec();
+        Ok(Response::new(v1::CertificateReply { certificate: certificate.to_vec(), authority }))
+    }
+}
+
+impl Cluster {
+    pub(super) fn raft(&self) -> Result<&Raft, Status> {
+        self.0.raft.get().ok_or_else(|| Status::unavailable("this node is starting"))
+    }
+
+    /// Issues a certificate to a node, or asks a voter to.
+    pub(super) async fn issue(
+        &self,
+        raft: &Raft,
+        request: Vec<u8>,
+        node: NodeId,
+    ) -> Result<v1::CertificateReply, Status> {
+        if let Some(issued) = self.issue_here(&request, node)? {
+            return Ok(issued);
+        }
+        let voters = raft.members().voters;
+        let mut last = Status::unavailable("no voter holds the authority");
+        for (voter, address) in voters.iter().filter(|(voter, _)| **voter != self.node()) {
+            let mut peer = self.ask(raft, *voter, address);
+            let issuing = peer.issue(v1::IssueRequest { request: request.clone(), node: node.0 });
+            match timeout(ASK_MAX, issuing).await {
+                Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                Ok(Err(status)) => last = status,
+                Err(_) => last = Status::unavailable(format!("{voter} did not answer within {ASK_MAX:?}")),
+            }
+        }
+        Err(Status::unavailable(format!("no certificate was issued: {}", last.message())))
+    }
+
+    /// Issues a certificate to a node, if this one holds the authority.
+    pub(super) fn issue_here(&self, request: &[u8], node: NodeId) -> Result<Option<v1::CertificateReply>, Status> {
+        let Some(authority) = self.standing().authority.clone() else { return Ok(None) };
+        let issued = authority.issue(request, node, self.0.clock.now(), CERTIFICATE_LIFE);
+        let certificate = issued.map_err(|error| refused(&error))?.to_vec();
+        Ok(Some(v1::CertificateReply { certificate, authority: authority.certificate().to_vec() }))
+    }
+}
+
+fn refused(error: &IssueError) -> Status {
+    match error {
+        IssueError::Ended => Status::unavailable(error.to_string()),
+        IssueError::TooLong
+        | IssueError::Malformed
+        | IssueError::OtherKind
+        | IssueError::NotOurs
+        | IssueError::OtherKey => Status::invalid_argument(error.to_string()),
+    }
+}

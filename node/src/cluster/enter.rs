@@ -1,0 +1,200 @@
+//! How a machine becomes a node of a cluster that there is, and how a node comes back whose certificate has ended.
+
+use std::error::Error;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use control_plane::model::{Digest, NodeId};
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use proto::v1;
+use proto::v1::join_client::JoinClient;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use tower::service_fn;
+
+use super::standing::{Contact, Standing, StandingError};
+use crate::auth::{self, JoinToken, NewKey, join_client};
+use crate::clock::Clock;
+
+/// How long a machine tries to be let in.
+pub const ENTER_MAX: Duration = Duration::from_secs(30);
+
+/// How long one attempt may take: somebody has to agree to it.
+const ATTEMPT_MAX: Duration = Duration::from_secs(10);
+
+/// How long a connection may take to be made.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+
+/// How long a machine rests between two attempts.
+const REST: Duration = Duration::from_millis(500);
+
+/// Why a machine is not let in.
+#[derive(Debug, thiserror::Error)]
+pub enum EnterError {
+    /// Nobody answers there, or nobody who can decide.
+    #[error("{address} lets nobody in: {reason}")]
+    Unavailable {
+        /// Who was asked.
+        address: String,
+        /// Why, as far as it is known.
+        reason: String,
+    },
+    /// Whoever answers is not of the cluster that the token is for.
+    #[error("{address} is not of the cluster that the join token is for: {reason}")]
+    OtherCluster {
+        /// Who was asked.
+        address: String,
+        /// What TLS says.
+        reason: String,
+    },
+    /// The cluster refuses.
+    #[error("{address} refuses: {reason}")]
+    Refused {
+        /// Who was asked.
+        address: String,
+        /// Its reason.
+        reason: String,
+    },
+    /// What it answers makes no sense, or cannot be kept.
+    #[error(transparent)]
+    Standing(#[from] StandingError),
+}
+
+impl EnterError {
+    /// Returns what to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unavailable { .. } => {
+                Some("--join names the peer port (8100 unless configured) of a node of the cluster".to_owned())
+            }
+            Self::OtherCluster { .. } | Self::Refused { .. } => {
+                Some("`hearth token create` on a node of the cluster gives a new token".to_owned())
+            }
+            Self::Standing(error) => error.hint(),
+        }
+    }
+}
+
+/// What a machine was made.
+#[derive(Debug)]
+pub struct Entered {
+    /// Who it is from here on.
+    pub standing: Standing,
+    /// Which address of it leads to the cluster.
+    pub seen: Option<IpAddr>,
+}
+
+/// Lets this machine be made a node by the cluster that `token` is for, a node of which is reached at `address`.
+pub async fn enter(folder: &Path, address: &str, token: &JoinToken, clock: &Clock) -> Result<Entered, EnterError> {
+    let deadline = Instant::now() + ENTER_MAX;
+    loop {
+        match attempt(folder, address, token, clock).await {
+            Err(error @ EnterError::Unavailable { .. }) if Instant::now() + REST < deadline => {
+                tracing::info!(%error, "not let in yet");
+                sleep(REST).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn attempt(folder: &Path, address: &str, token: &JoinToken, clock: &Clock) -> Result<Entered, EnterError> {
+    let seen = Arc::new(Mutex::new(None));
+    let mut client = JoinClient::new(channel(address, token.authority(), clock, Arc::clone(&seen)));
+    let key = NewKey::random();
+    let mut request = Request::new(v1::EnterRequest { secret: token.secret().reveal(), request: key.request() });
+    request.set_timeout(ATTEMPT_MAX);
+    let reply = timeout(ATTEMPT_MAX, client.enter(request)).await;
+    let reply = reply.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer within {ATTEMPT_MAX:?}"))));
+    let reply = reply.map_err(|status| failed(address, &status))?.into_inner();
+    let certificate = reply.certificate.unwrap_or_default();
+    let identity = key.accept(
+        &CertificateDer::from(certificate.certificate),
+        &CertificateDer::from(certificate.authority),
+        token.authority(),
+        clock.now(),
+    );
+    let contacts = reply.contacts.into_iter();
+    let contacts = contacts.map(|known| Contact { node: NodeId(known.node), address: known.address }).collect();
+    let standing = Standing::joined(folder, identity.map_err(StandingError::from)?, contacts)?;
+    let seen = *seen.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(Entered { standing, seen })
+}
+
+/// Gets another certificate for a node that was away until its own had ended; changes nothing otherwise.
+///
+/// Asks every node it knew, and returns the certificate's own error when none gives it one.
+pub async fn return_if_ended(standing: &mut Standing, clock: &Clock) -> Result<(), StandingError> {
+    let Err(error) = standing.identity.check_time(clock.now()) else { return Ok(()) };
+    let auth::IdentityError::Expired { .. } = &error else { return Err(error.into()) };
+    if let Some(authority) = standing.authority.clone() {
+        let key = NewKey::random();
+        let now = clock.now();
+        let certificate = authority.issue(&key.request(), standing.peer().node, now, auth::CERTIFICATE_LIFE)?;
+        let identity = key.accept(&certificate, authority.certificate(), authority.digest(), now)?;
+        return standing.renew(identity);
+    }
+    for contact in standing.contacts().to_vec() {
+        let pin = standing.identity.authority();
+        let mut client = JoinClient::new(channel(&contact.address, pin, clock, Arc::default()));
+        let key = NewKey::again(&standing.identity);
+        let ended = standing.identity.certificate().to_vec();
+        let mut request = Request::new(v1::ReturnRequest { request: key.request(), ended });
+        request.set_timeout(ATTEMPT_MAX);
+        match timeout(ATTEMPT_MAX, client.r#return(request)).await {
+            Ok(Ok(reply)) => {
+                let reply = reply.into_inner();
+                let (certificate, authority) = (reply.certificate.into(), reply.authority.into());
+                return standing.renew(key.accept(&certificate, &authority, pin, clock.now())?);
+            }
+            Ok(Err(status)) => tracing::warn!(contact = contact.address, %status, "no new certificate from here"),
+            Err(_) => tracing::warn!(contact = contact.address, "no answer within {ATTEMPT_MAX:?}"),
+        }
+    }
+    Err(error.into())
+}
+
+/// Returns a connection to a node of the cluster whose authority's certificate has the digest `pin`, made when it is needed.
+fn channel(address: &str, pin: Digest, clock: &Clock, seen: Arc<Mutex<Option<IpAddr>>>) -> Channel {
+    let (config, address) = (Arc::new(join_client(pin, clock)), address.to_owned());
+    let endpoint = Endpoint::from_static("http://cluster").connect_timeout(CONNECT_MAX);
+    endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
+        let (config, address, seen) = (Arc::clone(&config), address.clone(), Arc::clone(&seen));
+        async move {
+            let stream = TcpStream::connect(&address).await?;
+            stream.set_nodelay(true)?;
+            *seen.lock().unwrap_or_else(PoisonError::into_inner) = stream.local_addr().ok().map(|local| local.ip());
+            // Who it is, the pinned digest tells.
+            let name = ServerName::try_from("cluster").map_err(io::Error::other)?;
+            TlsConnector::from(config).connect(name, stream).await.map(TokioIo::new)
+        }
+    }))
+}
+
+/// Says in our words why there is no answer.
+fn failed(address: &str, status: &Status) -> EnterError {
+    let address = address.to_owned();
+    let mut reason = status.message().to_owned();
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>()
+            && error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+        {
+            return EnterError::OtherCluster { address, reason: error.to_string() };
+        }
+        reason = format!("{reason}: {error}");
+        cause = error.source();
+    }
+    match status.code() {
+        Code::PermissionDenied | Code::InvalidArgument => EnterError::Refused { address, reason },
+        _ => EnterError::Unavailable { address, reason },
+    }
+}

@@ -1,0 +1,185 @@
+//! A node among others: how it is let in, says that it is there, keeps its certificate, and who votes.
+//!
+//! ```text
+//!                  ┌─ enter ───────▶ admission (any node) ─▶ Command::Admit, Authority::issue
+//!   this machine ──┤
+//!                  └─ presence ────▶ service (the leader) ─▶ controller: heard of, reports
+//!                        beats                          └──▶ voters: learner, then voter
+//! ```
+
+mod address;
+mod admission;
+mod enter;
+mod instances;
+mod presence;
+mod service;
+mod standing;
+mod transfer;
+mod voters;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use control_plane::model::{Digest, Epoch, NodeId};
+use control_plane::supervisor::ReportEvent;
+use proto::v1::peers_client::PeersClient;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+pub use self::address::advertised;
+pub use self::enter::{ENTER_MAX, EnterError, Entered, enter, return_if_ended};
+pub use self::presence::{BEAT_EVERY, Presence};
+pub use self::standing::{Contact, FOUNDER, Standing, StandingError};
+
+use crate::agent::Instances;
+use crate::auth::{PeerId, PeerTls};
+use crate::clock::Clock;
+use crate::gateway::Traffic;
+use crate::peering::{Dialer, Door};
+use crate::raft::{self, Raft};
+
+/// How long a question to another node may take.
+const ASK_MAX: Duration = Duration::from_secs(2);
+
+/// A node says that it is there.
+#[derive(Clone, Debug)]
+pub struct Beat {
+    /// The node.
+    pub node: NodeId,
+    /// The epoch in which it speaks; zero before it has registered.
+    pub epoch: Epoch,
+    /// What happened on it since the last one that was taken.
+    pub reports: Vec<ReportEvent>,
+}
+
+/// This node's place in its cluster; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Cluster(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    peer: PeerId,
+    address: String,
+    clock: Clock,
+    tls: PeerTls,
+    standing: Mutex<Standing>,
+    raft: Arc<OnceLock<Raft>>,
+    /// To the controller, which takes them while this node leads.
+    beats: mpsc::Sender<Beat>,
+    /// Where each node said that it is reached, while this node leads.
+    addresses: Mutex<BTreeMap<NodeId, String>>,
+    instances: Instances,
+    traffic: Traffic,
+}
+
+impl Cluster {
+    /// Takes the place of `standing`; other nodes reach it at `address`, and are told of what is `running`.
+    pub fn new(
+        standing: Standing,
+        address: String,
+        clock: Clock,
+        running: (Instances, Traffic),
+        beats: mpsc::Sender<Beat>,
+    ) -> Self {
+        let (instances, traffic) = running;
+        let raft: Arc<OnceLock<Raft>> = Arc::default();
+        let tls = PeerTls::new(&standing.identity, &clock, {
+            let raft = Arc::clone(&raft);
+            move |node| raft.get().is_some_and(|raft| admits(raft, node))
+        });
+        Self(Arc::new(Shared {
+            peer: standing.peer(),
+            address,
+            clock,
+            tls,
+            standing: Mutex::new(standing),
+            raft,
+            beats,
+            addresses: Mutex::default(),
+            instances,
+            traffic,
+        }))
+    }
+
+    /// Returns which node this is.
+    pub fn node(&self) -> NodeId {
+        self.0.peer.node
+    }
+
+    /// Returns which node this is, and of which cluster.
+    pub fn peer(&self) -> PeerId {
+        self.0.peer
+    }
+
+    /// Returns where other nodes reach this one.
+    pub fn address(&self) -> &str {
+        &self.0.address
+    }
+
+    /// Returns how the consensus of this node reaches its peers.
+    pub fn raft_peers(&self) -> raft::Peers {
+        raft::Peers { dialer: self.dialer(), address: self.0.address.clone(), is_joining: self.node() != FOUNDER }
+    }
+
+    /// Returns the digest of the certificate of the cluster's authority.
+    pub fn authority(&self) -> Digest {
+        self.standing().identity.authority()
+    }
+
+    /// Returns what connects to other nodes.
+    pub fn dialer(&self) -> Dialer {
+        Dialer::Mutual(self.0.tls.clone())
+    }
+
+    /// Answers other nodes on `listener` until `stop`, once the consensus of this node runs.
+    pub fn serve(&self, raft: &Raft, listener: TcpListener, stop: &CancellationToken) {
+        // It is opened once, with this.
+        let _ = self.0.raft.set(raft.clone());
+        let (door, mut visitors) = Door::new(listener, self.0.tls.clone());
+        tokio::spawn(door.keep(stop.clone()));
+        let routes = raft.routes().add_service(service::server(self));
+        let incoming = futures_util::stream::poll_fn(move |context| visitors.rpc.poll_recv(context));
+        let check = {
+            let raft = raft.clone();
+            move |caller: Option<PeerId>| caller.is_some_and(|peer| admits(&raft, peer.node))
+        };
+        tokio::spawn(told(raft::serve(incoming, routes, check, stop.clone())));
+        let joining = futures_util::stream::poll_fn(move |context| visitors.join.poll_recv(context));
+        // Whoever joins has nothing to be known by; all it may do is show a secret.
+        tokio::spawn(told(raft::serve(joining, admission::routes(self), |_| true, stop.clone())));
+        tokio::spawn(voters::run(self.clone(), raft.clone(), stop.clone()));
+    }
+
+    /// Returns where another node is reached, as far as this one knows.
+    pub fn address_of(&self, node: NodeId) -> Option<String> {
+        let members = self.0.raft.get()?.members();
+        members.voters.get(&node).or_else(|| members.learners.get(&node)).cloned()
+    }
+
+    fn ask(&self, raft: &Raft, node: NodeId, address: &str) -> PeersClient<Channel> {
+        PeersClient::new(raft.peer(node, address))
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.0.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, BTreeMap<NodeId, String>> {
+        self.0.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns whether a node with a good certificate is let in: it is a member, or this node has no state yet to know its members
+/// by and waits for those who bring it.
+fn admits(raft: &Raft, node: NodeId) -> bool {
+    raft.read(|state| state.nodes.is_empty() || state.is_member(node))
+}
+
+async fn told(serving: impl Future<Output = Result<(), raft::ServeError>>) {
+    if let Err(error) = serving.await {
+        tracing::error!(error = &error as &dyn std::error::Error, "peers are not answered any more");
+    }
+}

@@ -1,0 +1,314 @@
+//! Says to whoever leads that this node is there, registers it, and keeps its certificate good.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use control_plane::codec;
+use control_plane::model::{Epoch, InstanceId, NodeId, NodeSpec};
+use control_plane::state::{Command, Reply};
+use control_plane::supervisor::{Report, ReportEvent};
+use proto::v1;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::service::REPORTS_MAX;
+use super::standing::{Contact, StandingError};
+use super::{ASK_MAX, Beat, Cluster};
+use crate::agent::Phase;
+use crate::auth::{CERTIFICATE_LIFE, NewKey};
+use crate::raft::Raft;
+
+/// How often a node says that it is there.
+pub const BEAT_EVERY: Duration = Duration::from_millis(500);
+
+/// How long whoever leads has to answer.
+const BEAT_MAX: Duration = Duration::from_millis(700);
+
+/// How long a node waits before it tries to register again.
+const REGISTER_AGAIN: Duration = Duration::from_millis(500);
+
+/// How often a node that cannot register says so.
+const TELL_EVERY: u32 = 10;
+
+/// How often certificate, authority and contacts are looked after.
+const CARE_EVERY: Duration = Duration::from_secs(1);
+
+/// What keeps a node known to the others.
+#[derive(Debug)]
+pub struct Presence {
+    cluster: Cluster,
+    raft: Raft,
+    spec: NodeSpec,
+    reports: mpsc::Receiver<Report>,
+    /// What no leader has taken yet.
+    untold: VecDeque<ReportEvent>,
+    /// Who leads, as far as somebody has said.
+    leader: Option<Contact>,
+    /// Which of the contacts is asked next.
+    turn: usize,
+    /// Who took the last beat.
+    taken_by: Option<NodeId>,
+    registered: watch::Sender<Option<Epoch>>,
+}
+
+impl Presence {
+    /// Makes the presence of a node that describes itself by `spec`.
+    pub fn new(cluster: Cluster, raft: Raft, spec: NodeSpec, reports: mpsc::Receiver<Report>) -> Self {
+        let registered = watch::Sender::new(None);
+        Self {
+            cluster,
+            raft,
+            spec,
+            reports,
+            untold: VecDeque::new(),
+            leader: None,
+            turn: 0,
+            taken_by: None,
+            registered,
+        }
+    }
+
+    /// Returns a channel that tells in which epoch this process has registered, once it has.
+    pub fn registered(&self) -> watch::Receiver<Option<Epoch>> {
+        self.registered.subscribe()
+    }
+
+    /// Runs until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let registering = register(self.cluster.clone(), self.raft.clone(), self.spec.clone(), self.registered.clone());
+        let caring = care(self.cluster.clone(), self.raft.clone());
+        let beating = async {
+            let mut ticks = interval(BEAT_EVERY);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    Some(report) = self.reports.recv() => {
+                        self.note(report);
+                        while let Ok(report) = self.reports.try_recv() {
+                            self.note(report);
+                        }
+                    }
+                }
+                self.beat().await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = beating => {}
+            () = registering => {}
+            () = caring => {}
+        }
+    }
+
+    fn note(&mut self, report: Report) {
+        if self.untold.len() == REPORTS_MAX {
+            tracing::warn!("a report to the leader was dropped");
+            self.untold.pop_front();
+        }
+        self.untold.push_back(report.event);
+    }
+
+    /// Says once that this node is there, and what happened on it.
+    async fn beat(&mut self) {
+        let epoch = self.registered.borrow().unwrap_or_default();
+        if self.raft.is_leader() {
+            self.tell_newcomer(self.cluster.node());
+            let beat = Beat { node: self.cluster.node(), epoch, reports: self.untold.iter().cloned().collect() };
+            if self.cluster.take(beat, self.cluster.address().to_owned()).is_ok() {
+                self.untold.clear();
+            }
+            return;
+        }
+        let Some(contact) = self.whom_to_ask() else { return };
+        self.tell_newcomer(contact.node);
+        let request = v1::BeatRequest {
+            epoch: epoch.0,
+            address: self.cluster.address().to_owned(),
+            reports: self.untold.iter().map(codec::encode_report).collect(),
+        };
+        let mut peer = self.cluster.ask(&self.raft, contact.node, &contact.address);
+        let answered = timeout(BEAT_MAX, peer.beat(request)).await;
+        let reply = match answered {
+            Ok(Ok(reply)) => reply.into_inner(),
+            Ok(Err(status)) => return self.missed(&contact, status.message()),
+            Err(_) => return self.missed(&contact, "it does not answer"),
+        };
+        if reply.taken {
+            self.untold.clear();
+            self.taken_by = Some(contact.node);
+            self.leader = Some(contact);
+        } else if let Some(leader) = reply.leader {
+            self.leader = Some(Contact { node: NodeId(leader.node), address: leader.address });
+        } else {
+            self.missed(&contact, "it knows no leader");
+        }
+    }
+
+    fn missed(&mut self, contact: &Contact, reason: &str) {
+        tracing::debug!(node = %contact.node, address = contact.address, reason, "a beat was not taken");
+        self.leader = None;
+        self.turn = self.turn.wrapping_add(1);
+    }
+
+    /// Returns who leads, else who may know.
+    fn whom_to_ask(&self) -> Option<Contact> {
+        let members = self.raft.members();
+        let leader = members.leader.filter(|leader| *leader != self.cluster.node());
+        let known = leader.and_then(|node| Some(Contact { node, address: self.cluster.address_of(node)? }));
+        if let Some(contact) = known.or_else(|| self.leader.clone()) {
+            return Some(contact);
+        }
+        let others = members.voters.into_iter().chain(members.learners);
+        let others = others.map(|(node, address)| Contact { node, address });
+        let contacts = self.cluster.standing().contacts().to_vec();
+        let all: Vec<Contact> = others.chain(contacts).filter(|contact| contact.node != self.cluster.node()).collect();
+        all.get(self.turn.checked_rem(all.len())?).cloned()
+    }
+
+    /// A leader that has just come to lead knows of no instance that is ready.
+    fn tell_newcomer(&mut self, leader: NodeId) {
+        if self.taken_by == Some(leader) {
+            return;
+        }
+        self.taken_by = Some(leader);
+        let ready = self.cluster.0.instances.list().into_iter().filter(|view| view.phase == Phase::Ready);
+        let known: Vec<InstanceId> = self.untold.iter().map(of).collect();
+        for view in ready.filter(|view| !known.contains(&view.instance)) {
+            let event = ReportEvent::Ready { instance: view.instance, revision: view.revision };
+            let node = self.cluster.node();
+            self.note(Report { node, event });
+        }
+    }
+}
+
+fn of(event: &ReportEvent) -> InstanceId {
+    match event {
+        ReportEvent::Ready { instance, .. } | ReportEvent::StartFailed { instance, .. } => *instance,
+    }
+}
+
+/// Registers this node, and again whenever it was given up.
+async fn register(cluster: Cluster, raft: Raft, spec: NodeSpec, registered: watch::Sender<Option<Epoch>>) {
+    let node = cluster.node();
+    let mut changes = raft.changes();
+    let mut attempts: u32 = 0;
+    loop {
+        let is_known = registered.borrow().is_some();
+        let is_dead = raft.read(|state| state.nodes.get(&node).is_some_and(|known| known.is_dead));
+        if is_known && !is_dead {
+            attempts = 0;
+            if changes.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        if is_known {
+            tracing::warn!(%node, "this node was given up: it registers again");
+        }
+        match raft.propose(Command::RegisterNode { node, spec: spec.clone() }).await {
+            Ok(Reply::Registered { epoch }) => {
+                tracing::info!(%node, epoch = epoch.0, "registered");
+                registered.send_replace(Some(epoch));
+                continue;
+            }
+            Ok(reply) => tracing::error!(?reply, "registering was answered with something else"),
+            Err(error) if attempts.is_multiple_of(TELL_EVERY) => {
+                tracing::warn!(%error, "not registered yet: waiting for a leader");
+            }
+            Err(_) => {}
+        }
+        attempts = attempts.wrapping_add(1);
+        tokio::time::sleep(REGISTER_AGAIN).await;
+    }
+}
+
+/// Renews the certificate in time, takes over the authority on a voter, and remembers where others are.
+async fn care(cluster: Cluster, raft: Raft) {
+    let mut ticks = interval(CARE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let members = raft.members();
+        let everybody = members.voters.iter().chain(&members.learners);
+        let others = everybody.filter(|(node, address)| **node != cluster.node() && !address.is_empty());
+        let contacts = others.map(|(node, address)| Contact { node: *node, address: address.clone() }).collect();
+        if let Err(error) = cluster.standing().set_contacts(contacts) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "where other nodes are was not remembered");
+        }
+        let (renew_at, has_authority) = {
+            let standing = cluster.standing();
+            (standing.identity.renew_at(), standing.authority.is_some())
+        };
+        if renew_at <= cluster.0.clock.now()
+            && let Err(reason) = renew(&cluster, &raft).await
+        {
+            tracing::warn!(reason, "the certificate of this node was not renewed yet");
+        }
+        if !has_authority
+            && members.voters.contains_key(&cluster.node())
+            && let Err(reason) = take_authority(&cluster, &raft).await
+        {
+            tracing::debug!(reason, "the authority was not taken over yet");
+        }
+    }
+}
+
+async fn renew(cluster: &Cluster, raft: &Raft) -> Result<(), String> {
+    let key = NewKey::random();
+    let (authority, pin) = {
+        let standing = cluster.standing();
+        (standing.authority.clone(), standing.identity.authority())
+    };
+    let now = cluster.0.clock.now();
+    let (certificate, root) = match authority {
+        Some(authority) => {
+            let issued = authority.issue(&key.request(), cluster.node(), now, CERTIFICATE_LIFE);
+            (issued.map_err(|error| error.to_string())?, authority.certificate().clone())
+        }
+        None => {
+            let request = v1::RenewRequest { request: key.request() };
+            let issued = ask_voters(cluster, raft, |mut peer| {
+                let request = request.clone();
+                async move { peer.renew(request).await }
+            });
+            let issued = issued.await?;
+            (issued.certificate.into(), issued.authority.into())
+        }
+    };
+    let identity = key.accept(&certificate, &root, pin, now).map_err(|error| error.to_string())?;
+    cluster.standing().renew(identity.clone()).map_err(|error| error.to_string())?;
+    cluster.0.tls.renew(&identity).map_err(|error| error.to_string())?;
+    tracing::info!("the certificate of this node was renewed");
+    Ok(())
+}
+
+async fn take_authority(cluster: &Cluster, raft: &Raft) -> Result<(), String> {
+    let revealed = ask_voters(cluster, raft, |mut peer| async move { peer.authority(v1::AuthorityRequest {}).await });
+    let revealed = revealed.await?.authority;
+    let taken: Result<(), StandingError> = cluster.standing().take_authority(&revealed);
+    taken.map_err(|error| error.to_string())?;
+    tracing::info!("this node votes, and issues certificates from here on");
+    Ok(())
+}
+
+/// Asks one voter after the other until one answers.
+async fn ask_voters<R, F>(
+    cluster: &Cluster,
+    raft: &Raft,
+    ask: impl Fn(proto::v1::peers_client::PeersClient<tonic::transport::Channel>) -> F,
+) -> Result<R, String>
+where
+    F: Future<Output = Result<tonic::Response<R>, tonic::Status>>,
+{
+    let mut last = "there is no other voter".to_owned();
+    for (voter, address) in raft.members().voters.into_iter().filter(|(voter, _)| *voter != cluster.node()) {
+        match timeout(ASK_MAX, ask(cluster.ask(raft, voter, &address))).await {
+            Ok(Ok(reply)) => return Ok(reply.into_inner()),
+            Ok(Err(status)) => last = format!("{voter}: {}", status.message()),
+            Err(_) => last = format!("{voter} did not answer within {ASK_MAX:?}"),
+        }
+    }
+    Err(last)
+}
