@@ -121,9 +121,14 @@ impl NewBlob<'_> {
         Ok(())
     }
 
+    /// Returns the digest of what was written so far.
+    fn digest(&self) -> Digest {
+        Digest::from_bytes(self.hash.clone().finalize().into())
+    }
+
     /// Keeps the blob if it is what was expected, else tells what it is.
     fn finish_as(self, expected: &Digest) -> io::Result<Result<(), Digest>> {
-        let actual = Digest::from_bytes(self.hash.clone().finalize().into());
+        let actual = self.digest();
         if actual != *expected {
             return Ok(Err(actual));
         }
@@ -212,10 +217,15 @@ impl BlobWriter {
         if self.pieces.send(piece).await.is_ok() {
             return Ok(());
         }
-        // It ended, and knows why: the disk.
-        match (&mut self.writing).await.map_err(io::Error::other)? {
-            Err(error) => Err(error.into()),
-            Ok(_) => Err(io::Error::other("the thread that writes a blob ended early").into()),
+        Err(self.ended_early().await)
+    }
+
+    /// Returns why the thread has ended: it knows, it is the disk.
+    async fn ended_early(&mut self) -> PullError {
+        match (&mut self.writing).await {
+            Ok(Err(error)) => error.into(),
+            Ok(Ok(_)) => io::Error::other("the thread that writes a blob ended early").into(),
+            Err(error) => io::Error::other(error).into(),
         }
     }
 }

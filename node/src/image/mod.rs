@@ -12,6 +12,7 @@
 mod blob;
 mod build;
 mod capture;
+mod claim;
 mod layer;
 mod layout;
 mod oci;
@@ -44,6 +45,7 @@ pub use self::unpack::{RATIO_FREE, UnpackError, UnpackLimits, unpack};
 pub use self::user::User;
 
 use self::blob::Blobs;
+use self::claim::Claims;
 
 /// How long a sweep waits for builds and pulls to end.
 const SWEEP_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -82,6 +84,8 @@ struct Shared {
     work: RwLock<()>,
     /// One pulls, the others wait for it: what two want comes once.
     pulling: tokio::sync::Mutex<()>,
+    /// What is under way counts on these.
+    claims: Claims,
     /// Roots that were asked for, so that a start reads no manifest again; a sweep and a deleted blob empty it.
     roots: Mutex<BTreeMap<Digest, Rootfs>>,
     /// One unpacks a layer, the others wait for it.
@@ -162,6 +166,7 @@ impl Store {
             capturing: Mutex::default(),
             work: RwLock::default(),
             pulling: tokio::sync::Mutex::default(),
+            claims: Claims::default(),
             roots: Mutex::default(),
             unpacking: tokio::sync::Mutex::default(),
         };
@@ -306,6 +311,10 @@ impl Store {
 
     fn pulling(&self) -> &tokio::sync::Mutex<()> {
         &self.0.pulling
+    }
+
+    fn claims(&self) -> &Claims {
+        &self.0.claims
     }
 
     fn roots(&self) -> MutexGuard<'_, BTreeMap<Digest, Rootfs>> {

@@ -20,6 +20,7 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
 use super::blob::{self, BlobWriter};
+use super::claim::Claim;
 use super::layout::Layout;
 use super::oci::{self, Config, DOCUMENT_MAX, Descriptor, Document, Manifest};
 use super::reference::Reference;
@@ -251,16 +252,17 @@ impl Store {
         let image = blob::of(&found.bytes);
         let is_known = self.has(&image);
         if !is_known {
-            let mut fetched = self.fetch(origin, &manifest, progress).await?;
+            let parts = manifest.layers.iter().chain([&manifest.config]).map(digest_of);
+            let parts = parts.chain([Ok(image)]).collect::<Result<Vec<Digest>, PullError>>()?;
+            let claim = self.claims().claim(parts);
+            let mut fetched = self.fetch_parts(origin, &manifest, &claim, progress).await?;
             let store = self.clone();
             let bytes = found.bytes;
             tokio::task::spawn_blocking(move || store.blobs().put(&bytes)).await.map_err(io::Error::other)??;
             // A layer that no sandbox may get is found here, and not by the first call.
             if let Err(error) = self.rootfs(&image).await {
                 fetched.push(image);
-                for digest in &fetched {
-                    self.forget_blob(digest)?;
-                }
+                claim.give_up(&fetched, |digest| self.forget_blob(digest))?;
                 return Err(error.into());
             }
             self.list_image(image)?;
@@ -276,10 +278,11 @@ impl Store {
     }
 
     /// Fetches the config and the layers that are not there, and returns which those were.
-    async fn fetch(
+    async fn fetch_parts(
         &self,
         origin: &Origin,
         manifest: &Manifest,
+        claim: &Claim<'_>,
         progress: PullProgress,
     ) -> Result<Vec<Digest>, PullError> {
         if manifest.config.size > DOCUMENT_MAX {
@@ -297,34 +300,46 @@ impl Store {
                 wanted.insert(digest, part);
             }
         }
-        let missing = wanted.keys().copied().collect();
-        let meter = Meter::new(wanted.values().map(|part| part.size).sum(), wanted.len(), progress);
+        let total = wanted.values().map(|part| part.size).fold(0, u64::saturating_add);
+        let meter = Meter::new(total, wanted.len(), progress);
+        let mut fetched = Vec::new();
         // What it is for is known before its layers come.
         let config = digest_of(&manifest.config)?;
         if let Some(part) = wanted.remove(&config) {
-            self.fetch_blob(origin, config, part, &meter).await?;
+            fetched.extend(self.fetch_blob(origin, config, part, claim, &meter).await?);
         }
         let parsed: Config = serde_json::from_slice(&self.blobs().read(&config)?)
             .map_err(|error| PullError::Invalid { reason: format!("its config is malformed: {error}") })?;
         check(&parsed, manifest)?;
-        let fetches: Vec<BoxFuture<'_, Result<(), PullError>>> =
-            wanted.into_iter().map(|(digest, part)| self.fetch_blob(origin, digest, part, &meter).boxed()).collect();
-        futures_util::stream::iter(fetches).buffer_unordered(BLOBS_AT_ONCE).try_collect::<()>().await?;
+        let fetches: Vec<BoxFuture<'_, Result<Option<Digest>, PullError>>> = wanted
+            .into_iter()
+            .map(|(digest, part)| self.fetch_blob(origin, digest, part, claim, &meter).boxed())
+            .collect();
+        let layers = futures_util::stream::iter(fetches).buffer_unordered(BLOBS_AT_ONCE);
+        fetched.extend(layers.try_collect::<Vec<_>>().await?.into_iter().flatten());
         meter.end();
-        Ok(missing)
+        Ok(fetched)
     }
 
+    /// Fetches a blob and returns its digest, or nothing if it has come for another image meanwhile.
     async fn fetch_blob(
         &self,
         origin: &Origin,
         digest: Digest,
         part: &Descriptor,
+        claim: &Claim<'_>,
         meter: &Arc<Meter>,
-    ) -> Result<(), PullError> {
+    ) -> Result<Option<Digest>, PullError> {
+        let _turn = claim.turn(&digest).await;
+        if self.blobs().has(&digest) {
+            meter.add(i64::try_from(part.size).unwrap_or(i64::MAX));
+            return Ok(None);
+        }
         let told = Arc::clone(meter);
         let mut writer = BlobWriter::new(self.blobs(), digest, part.size, Box::new(move |count| told.add(count)));
         origin.blob(part, &mut writer).await?;
-        writer.finish().await
+        writer.finish().await?;
+        Ok(Some(digest))
     }
 }
 
