@@ -407,6 +407,7 @@ fn image_settings(config: &Config) -> image::Settings {
         auth_file: given(&config.build.registry_auth_file),
         ca_file: given(&config.build.ca_file),
         image_max: config.build.image_max.0,
+        peer: image::PeerLimits::default(),
     }
 }
 

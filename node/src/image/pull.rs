@@ -23,6 +23,7 @@ use super::blob::{self, BlobWriter};
 use super::claim::Claim;
 use super::layout::Layout;
 use super::oci::{self, Config, DOCUMENT_MAX, Descriptor, Document, Manifest};
+use super::peer::Peers;
 use super::reference::Reference;
 use super::registry::{Registry, digest_of};
 use super::{Built, RootfsError, Store};
@@ -106,6 +107,24 @@ pub enum PullError {
         /// Its own words.
         reason: String,
     },
+    /// No peer could send it.
+    #[error("no peer sent {wanted}: {}", words(said))]
+    Peers {
+        /// What was asked for: the image or what belongs to it.
+        wanted: Digest,
+        /// What each of them said last.
+        said: Vec<String>,
+    },
+    /// The peers did not send all of it in time.
+    #[error("the peers did not send all of {wanted} within {limit:?}: {}", words(said))]
+    PeersSlow {
+        /// The image.
+        wanted: Digest,
+        /// How long it may take.
+        limit: Duration,
+        /// What went wrong last with each of them, if anything did.
+        said: Vec<String>,
+    },
     /// Content is not what its digest says.
     #[error("{expected} arrived as {actual}")]
     Corrupt {
@@ -152,6 +171,8 @@ impl PullError {
             Self::Answer { status, .. } => *status >= 500 || matches!(status, 206 | 408 | 416),
             Self::NotFound { .. }
             | Self::Denied { .. }
+            | Self::Peers { .. }
+            | Self::PeersSlow { .. }
             | Self::Corrupt { .. }
             | Self::Limit { .. }
             | Self::Platform { .. }
@@ -162,10 +183,16 @@ impl PullError {
     }
 }
 
+/// Returns what peers said, as a part of a message.
+fn words(said: &[String]) -> String {
+    if said.is_empty() { "nobody said anything".to_owned() } else { said.join("; ") }
+}
+
 /// Where an image comes from.
 pub(super) enum Origin {
     Registry(Box<Registry>),
     Layout(Layout),
+    Peers(Arc<Peers>),
 }
 
 /// A document with its digest.
@@ -182,6 +209,7 @@ impl Origin {
                 Ok(Found { bytes, kind })
             }
             Self::Layout(layout) => layout.document(part),
+            Self::Peers(peers) => peers.document(part).await,
         }
     }
 
@@ -189,6 +217,7 @@ impl Origin {
         match self {
             Self::Registry(registry) => registry.blob(part, writer).await,
             Self::Layout(layout) => layout.blob(part, writer).await,
+            Self::Peers(peers) => peers.blob(part, writer).await,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Pulls, imports and sweeps, against a registry that does what a test tells it to.
 
+mod peers;
+mod scripted;
 mod stub;
 
 use std::io::Write;
