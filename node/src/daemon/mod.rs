@@ -212,6 +212,7 @@ impl Daemon {
             clock: clock.clone(),
             raft: raft.clone(),
             images: images.clone(),
+            peers: Arc::new(image::NoPeers),
             sandboxes: sandboxes.clone(),
             traffic: traffic.clone(),
             gateway: gateway.clone(),

@@ -39,7 +39,7 @@ pub(super) enum Mood {
 
 /// What peers do next, whichever of them is asked, and what they were asked.
 #[derive(Debug, Default)]
-pub(super) struct Script {
+pub(crate) struct Script {
     moods: Mutex<VecDeque<Mood>>,
     asked: Mutex<Vec<(NodeId, Digest, u64)>>,
 }
@@ -67,7 +67,7 @@ impl Script {
 }
 
 /// A peer with a store of its own.
-pub(super) struct Peer {
+pub(crate) struct Peer {
     pub(super) store: Store,
     pub(super) folder: tempfile::TempDir,
     peer: ImagePeer,
@@ -81,7 +81,7 @@ impl Drop for Peer {
 }
 
 impl Peer {
-    pub(super) async fn start(number: u32, script: &Arc<Script>) -> Self {
+    pub(crate) async fn start(number: u32, script: &Arc<Script>) -> Self {
         Self::with(number, script, Settings::default()).await
     }
 
@@ -100,7 +100,7 @@ impl Peer {
     }
 
     /// Makes an image of some layers, each with one file.
-    pub(super) fn image(&self, layers: &[Vec<u8>]) -> Digest {
+    pub(crate) fn image(&self, layers: &[Vec<u8>]) -> Digest {
         self.changed_image(layers, |_, _| ())
     }
 
@@ -138,7 +138,7 @@ impl Peer {
 
 /// The peers that a node of a test knows.
 #[derive(Debug, Default)]
-pub(super) struct Known(pub(super) Vec<ImagePeer>);
+pub(crate) struct Known(pub(super) Vec<ImagePeer>);
 
 impl ImagePeers for Known {
     fn peers(&self) -> Vec<ImagePeer> {
