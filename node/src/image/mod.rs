@@ -13,6 +13,7 @@ mod blob;
 mod build;
 mod capture;
 mod claim;
+mod damage;
 mod layer;
 mod layout;
 mod oci;

@@ -279,18 +279,19 @@ impl Store {
             }
         };
         let image = blob::of(&found.bytes);
-        let is_known = self.has(&image);
+        let parts = manifest.layers.iter().chain([&manifest.config]).map(digest_of);
+        let parts = parts.collect::<Result<Vec<Digest>, PullError>>()?;
+        let is_listed = self.has(&image);
+        let is_known = is_listed && parts.iter().all(|part| self.blobs().has(part));
         if !is_known {
-            let parts = manifest.layers.iter().chain([&manifest.config]).map(digest_of);
-            let parts = parts.chain([Ok(image)]).collect::<Result<Vec<Digest>, PullError>>()?;
-            let claim = self.claims().claim(parts);
+            let claim = self.claims().claim(parts.into_iter().chain([image]));
             let mut fetched = self.fetch_parts(origin, &manifest, &claim, progress).await?;
             let store = self.clone();
             let bytes = found.bytes;
             tokio::task::spawn_blocking(move || store.blobs().put(&bytes)).await.map_err(io::Error::other)??;
             // A layer that no sandbox may get is found here, and not by the first call.
             if let Err(error) = self.rootfs(&image).await {
-                fetched.push(image);
+                fetched.extend((!is_listed).then_some(image));
                 claim.give_up(&fetched, |digest| self.forget_blob(digest))?;
                 return Err(error.into());
             }

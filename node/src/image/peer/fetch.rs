@@ -49,17 +49,20 @@ impl Store {
         self.under_way(image, peers, progress).await
     }
 
-    /// Returns the root of an image, which is fetched from peers if it is not here.
+    /// Returns the root of an image, which is fetched from peers if it is not here, or not whole any more.
     pub async fn rootfs_or_fetch(&self, image: &Digest, peers: &dyn ImagePeers) -> Result<Rootfs, ObtainError> {
-        let missing = match self.rootfs(image).await {
+        let failure = match self.rootfs(image).await {
             Ok(root) => return Ok(root),
             Err(error) => error,
         };
-        if self.has(image) || peers.peers().is_empty() {
-            return Err(missing.into());
+        if peers.peers().is_empty() {
+            return Err(failure.into());
         }
-        let fetched = self.fetch(image, peers, Arc::new(|_| ())).await;
-        fetched.map_err(|source| ObtainError::Fetch { image: *image, source })?;
+        let unreadable = |source| RootfsError::Unreadable { image: *image, source };
+        if !self.has(image) || self.forget_damaged(image).await.map_err(unreadable)? {
+            let fetched = self.fetch(image, peers, Arc::new(|_| ())).await;
+            fetched.map_err(|source| ObtainError::Fetch { image: *image, source })?;
+        }
         Ok(self.rootfs(image).await?)
     }
 

@@ -316,6 +316,39 @@ async fn a_blob_that_is_damaged_on_a_disk_is_not_given_away() {
 }
 
 #[tokio::test]
+async fn what_rotted_here_comes_again_from_a_peer() {
+    let three = Three::start(hasty()).await;
+    let here = &three.first.store;
+    let config = here.parts(&three.image).expect("it is there")[1];
+    for rotten in [three.layer, config, three.image] {
+        for is_gone in [false, true] {
+            let path = here.blobs().path(&rotten);
+            let mut bytes = fs::read(&path).expect("it is there");
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            let damaged = if is_gone { fs::remove_file(&path) } else { fs::write(&path, &bytes) };
+            damaged.expect("it can be changed");
+            let alone = here.rootfs_or_fetch(&three.image, &NoPeers).await;
+            assert!(matches!(alone, Err(ObtainError::Root(_))), "{alone:?}");
+            let before = here.peer_traffic().fetched_bytes();
+            here.rootfs_or_fetch(&three.image, &Known::from([&three.second])).await.expect("the other has it");
+            let came = here.peer_traffic().fetched_bytes() - before;
+            assert_eq!(came, fs::metadata(&path).expect("it is there").len(), "nothing else came");
+            assert!(here.has(&three.image));
+            here.roots().clear();
+            fs::remove_dir_all(here.0.folder.join("layers").join(three.layer.hex())).expect("it is unpacked");
+        }
+    }
+    // What is sound and still no image to run is not fetched again and again.
+    let other = blob::of(b"other").to_string();
+    let image = three.first.changed_image(&[layer(b"text")], |_, config| config.rootfs.diff_ids = vec![other]);
+    let before = here.peer_traffic().fetched_bytes();
+    let refused = here.rootfs_or_fetch(&image, &Known::from([&three.second])).await;
+    assert!(matches!(refused, Err(ObtainError::Root(RootfsError::Layer { .. }))), "{refused:?}");
+    assert_eq!(here.peer_traffic().fetched_bytes(), before);
+}
+
+#[tokio::test]
 async fn requests_are_looked_at_before_they_are_answered() {
     let script = Arc::new(Script::default());
     let peer = Peer::start(1, &script).await;
