@@ -43,7 +43,7 @@ pub trait ImagePeers: Send + Sync + fmt::Debug {
 pub struct ImagePeer {
     /// Who it is.
     pub node: NodeId,
-    /// The way to it; it need not be connected yet.
+    /// The way to it, which must have shown that it is this node; it need not be connected yet.
     pub channel: Channel,
 }
 
@@ -66,8 +66,10 @@ pub struct PeerLimits {
     pub silence_max: Duration,
     /// How long fetching an image may take in all.
     pub fetch_max: Duration,
-    /// The pause after all holders of a blob have failed once; it doubles up to ten times itself.
-    pub pause: Duration,
+    /// The pause after all holders of a blob have failed once; it doubles with each time that nothing comes.
+    pub pause_min: Duration,
+    /// The longest such pause.
+    pub pause_max: Duration,
 }
 
 impl Default for PeerLimits {
@@ -77,7 +79,8 @@ impl Default for PeerLimits {
             // Before the first byte a peer reads what lies before the offset, which may be gigabytes.
             silence_max: Duration::from_secs(15),
             fetch_max: Duration::from_secs(900),
-            pause: Duration::from_millis(200),
+            pause_min: Duration::from_millis(200),
+            pause_max: Duration::from_secs(2),
         }
     }
 }

@@ -33,7 +33,9 @@ pub struct Sharing {
 }
 
 impl Store {
-    /// Returns the service that gives peers what is in this store; there should be one, because its limits are its own.
+    /// Returns the service that gives peers what is in this store: all of it, so that only peers may reach it.
+    ///
+    /// There should be one, because its limits are its own.
     pub fn sharing(&self) -> ImagesServer<Sharing> {
         ImagesServer::new(Sharing::new(self)).max_decoding_message_size(REQUEST_MAX_BYTES)
     }

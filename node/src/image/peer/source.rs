@@ -37,20 +37,16 @@ const WORDS_MAX: usize = 300;
 pub(in super::super) struct Peers {
     limits: PeerLimits,
     traffic: PeerTraffic,
-    asked: tokio::sync::Mutex<Asked>,
+    /// Whether they have the image, from those that have not answered yet; whoever waits for one holds it.
+    answers: tokio::sync::Mutex<BoxStream<'static, (ImagePeer, Result<(), String>)>>,
     judged: Mutex<Judged>,
-}
-
-/// Who was asked whether it has the image.
-struct Asked {
-    /// Those that have it; whoever answers first is asked first.
-    holders: Vec<ImagePeer>,
-    answers: BoxStream<'static, (ImagePeer, Result<(), String>)>,
 }
 
 /// What is known of the peers.
 #[derive(Debug, Default)]
 struct Judged {
+    /// Those that have the image; whoever answers first is asked first.
+    holders: Vec<ImagePeer>,
     /// What went wrong last with each.
     said: BTreeMap<NodeId, String>,
     /// Those that sent something else than they were asked for: they are asked for nothing more.
@@ -79,8 +75,8 @@ impl Peers {
             let answer = ask(&peer, &image).await;
             (peer, answer)
         });
-        let asked = Asked { holders: Vec::new(), answers: asking.buffer_unordered(ASKED_AT_ONCE).boxed() };
-        Self { limits, traffic, asked: tokio::sync::Mutex::new(asked), judged: Mutex::default() }
+        let answers = asking.buffer_unordered(ASKED_AT_ONCE).boxed();
+        Self { limits, traffic, answers: tokio::sync::Mutex::new(answers), judged: Mutex::default() }
     }
 
     /// Returns a manifest or an index.
@@ -215,15 +211,22 @@ impl Peers {
 
     /// Returns the holder that answered as the `index`th, if there are so many.
     async fn holder(&self, index: usize) -> Option<ImagePeer> {
-        let mut asked = self.asked.lock().await;
-        while asked.holders.len() <= index {
-            let (peer, answer) = asked.answers.next().await?;
+        let known = || self.judged().holders.get(index).cloned();
+        // Those that are known are asked at once, also while somebody waits for more.
+        if let Some(holder) = known() {
+            return Some(holder);
+        }
+        let mut answers = self.answers.lock().await;
+        loop {
+            if let Some(holder) = known() {
+                return Some(holder);
+            }
+            let (peer, answer) = answers.next().await?;
             match answer {
-                Ok(()) => asked.holders.push(peer),
+                Ok(()) => self.judged().holders.push(peer),
                 Err(reason) => self.note(peer.node, reason),
             }
         }
-        asked.holders.get(index).cloned()
     }
 
     fn note(&self, node: NodeId, reason: String) {
@@ -237,7 +240,8 @@ impl Peers {
     }
 
     async fn pause(&self, failures: u32) {
-        let pause = (self.limits.pause * 2_u32.saturating_pow(failures)).min(self.limits.pause * 10);
+        let doubled = self.limits.pause_min.saturating_mul(2_u32.saturating_pow(failures));
+        let pause = doubled.min(self.limits.pause_max);
         // Several nodes that were refused together do not come back together.
         let jitter = u8::try_from(clock::random_u128() % 100).map_or(0.0, f64::from) / 200.0;
         tokio::time::sleep(pause.mul_f64(1.0 + jitter)).await;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use control_plane::model::{Digest, NodeId};
@@ -20,8 +21,12 @@ const LARGE: usize = 1_500_000;
 
 /// No peer of these tests needs long to answer; only those that never do are waited for.
 fn hasty() -> Settings {
-    let peer =
-        PeerLimits { silence_max: Duration::from_secs(2), pause: Duration::from_millis(1), ..PeerLimits::default() };
+    let peer = PeerLimits {
+        silence_max: Duration::from_secs(2),
+        pause_min: Duration::from_millis(1),
+        pause_max: Duration::from_millis(10),
+        ..PeerLimits::default()
+    };
     Settings { peer, ..Settings::default() }
 }
 
@@ -131,6 +136,22 @@ async fn a_blob_that_breaks_off_goes_on_at_another_peer() {
 }
 
 #[tokio::test]
+async fn a_blob_goes_on_where_the_connection_ended() {
+    let three = Three::start(hasty()).await;
+    let mut peers = three.peers();
+    // Manifest, config and the first half of the layer come over it.
+    let budget = Arc::new(AtomicU64::new(LARGE as u64 / 2));
+    for (peer, behind) in peers.0.iter_mut().zip([&three.first, &three.second]) {
+        peer.channel = behind.over_a_line_that_breaks(&budget).await;
+    }
+    fetch(&three.store, &three.image, &peers).await.expect("it comes in the end");
+    let asked = three.script.asked(&three.layer);
+    assert!(matches!(asked[..], [(_, 0), (_, 1..), ..]), "{asked:?}");
+    let came = three.store.peer_traffic().fetched_bytes();
+    assert_eq!(came, three.store.size_bytes().expect("it can be read"), "each byte came once");
+}
+
+#[tokio::test]
 async fn peers_that_break_off_again_and_again_are_asked_as_long_as_something_comes() {
     let three = Three::start(hasty()).await;
     three.script([Mood::BreaksOff; 2]);
@@ -148,6 +169,14 @@ async fn a_peer_that_sends_something_else_is_asked_no_more() {
         let [(first, 0), (second, 0)] = asked[..] else { panic!("{mood:?} was believed: {asked:?}") };
         assert_ne!(first, second, "{mood:?}");
     }
+    // Nor for anything else of the image.
+    let three = Three::start(hasty()).await;
+    three.script.set([Mood::Kind, Mood::Lies]);
+    let asked = three.come().await;
+    let config = three.store.parts(&three.image).expect("it is there")[1];
+    let [(liar, 0), (honest, 0)] = three.script.asked(&config)[..] else { panic!("it was asked for twice") };
+    assert!(liar != honest && asked == [(honest, 0)], "{asked:?}");
+
     let three = Three::start(hasty()).await;
     three.script([Mood::Lies; 2]);
     let said = three.fail().await;
@@ -157,10 +186,11 @@ async fn a_peer_that_sends_something_else_is_asked_no_more() {
 #[tokio::test]
 async fn a_half_that_was_wrong_is_not_blamed_on_who_sent_the_other() {
     let three = Three::start(hasty()).await;
-    three.script([Mood::LiesAndBreaksOff]);
+    three.script([Mood::LiesAndBreaksOff, Mood::Kind, Mood::LiesAndBreaksOff]);
     let asked = three.come().await;
-    let [(liar, 0), (honest, 1..), (again, 0), ..] = asked[..] else { panic!("it began anew: {asked:?}") };
-    assert!(liar != honest && (again == liar || again == honest), "{asked:?}");
+    // The second time each of them begins at the beginning, so that it is known whose bytes are wrong.
+    let [(liar, 0), (honest, 1..), (again, 0), (alone, 0)] = asked[..] else { panic!("it began anew: {asked:?}") };
+    assert!(liar != honest && again != alone, "{asked:?}");
 }
 
 #[tokio::test]

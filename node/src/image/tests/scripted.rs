@@ -1,15 +1,18 @@
 //! Peers that give what is in their store, except where a test tells them not to; over real sockets.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use control_plane::model::{Digest, NodeId};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use proto::v1::images_server::{Images, ImagesServer};
 use proto::v1::{BlobChunk, BlobRequest, HasReply, HasRequest};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Endpoint, Server};
+use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 
 use super::super::{ImagePeer, ImagePeers, Settings, Sharing, Store, blob, oci};
@@ -71,6 +74,7 @@ pub(crate) struct Peer {
     pub(super) store: Store,
     pub(super) folder: tempfile::TempDir,
     peer: ImagePeer,
+    address: SocketAddr,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -95,8 +99,45 @@ impl Peer {
             .add_service(ImagesServer::new(acting).max_encoding_message_size(8 << 20))
             .serve_with_incoming(TcpIncoming::from(listener));
         let serving = tokio::spawn(async move { serving.await.expect("it serves until it is ended") });
-        let channel = Endpoint::from_shared(format!("http://{address}")).expect("it is an address").connect_lazy();
-        Self { store, folder, peer: ImagePeer { node, channel }, serving }
+        let channel = channel(address);
+        Self { store, folder, peer: ImagePeer { node, channel }, address, serving }
+    }
+
+    /// Returns a way to it that ends in the middle of everything once, when `budget` bytes came over it and its like.
+    pub(super) async fn over_a_line_that_breaks(&self, budget: &Arc<AtomicU64>) -> Channel {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let line = channel(listener.local_addr().expect("it is bound"));
+        let (address, budget) = (self.address, Arc::clone(budget));
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let far = TcpStream::connect(address).await.expect("it listens");
+                let budget = Arc::clone(&budget);
+                tokio::spawn(async move {
+                    let (mut from_near, mut to_near) = near.into_split();
+                    let (mut from_far, mut to_far) = far.into_split();
+                    let mut piece = vec![0; 16 << 10];
+                    let back = async {
+                        loop {
+                            let count = from_far.read(&mut piece).await?;
+                            let left = budget.load(Ordering::SeqCst);
+                            let after = left.saturating_sub(count as u64);
+                            budget.store(after, Ordering::SeqCst);
+                            // It was spent once: from then on nothing breaks.
+                            if count == 0 || (left > 0 && after == 0) {
+                                return Ok::<(), std::io::Error>(());
+                            }
+                            to_near.write_all(&piece[..count]).await?;
+                        }
+                    };
+                    // Whichever ends first ends both.
+                    tokio::select! {
+                        ended = back => ended,
+                        ended = tokio::io::copy(&mut from_near, &mut to_far) => ended.map(drop),
+                    }
+                });
+            }
+        });
+        line
     }
 
     /// Makes an image of some layers, each with one file.
@@ -134,6 +175,10 @@ impl Peer {
         self.store.list_image(image).expect("there is room");
         image
     }
+}
+
+fn channel(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}")).expect("it is an address").connect_lazy()
 }
 
 /// The peers that a node of a test knows.
