@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::autoscale::idle_limit;
-use control_plane::model::{Ending, InstanceFailure, InstanceId, Purpose, RevisionId, RevisionSpec, Runtime};
+use control_plane::model::{Digest, Ending, InstanceFailure, InstanceId, Purpose, RevisionId, RevisionSpec, Runtime};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -21,6 +21,7 @@ use crate::contract::{
 };
 use crate::error_chain;
 use crate::gateway::StartPhases;
+use crate::image::Rootfs;
 use crate::sandbox::{Exit, Sandbox, Signal};
 use crate::telemetry::logs::Origin;
 
@@ -99,12 +100,23 @@ impl Task {
         let _ = self.events.send(event).await;
     }
 
-    async fn launch(&self, spec: &RevisionSpec) -> Result<Sandbox, String> {
-        let rootfs = self.means.images.rootfs(&spec.image).await.map_err(|error| error_chain::text(&error))?;
+    async fn launch(&mut self, spec: &RevisionSpec) -> Result<Sandbox, String> {
+        let rootfs = self.root(&spec.image).await?;
         let ports = Ports::on(spec.network).map_err(|error| format!("loopback has no free port: {error}"))?;
         let label = Label { instance: self.instance, revision: self.revision.clone(), purpose: self.purpose, ports };
         let request = request::launch(&label, spec, rootfs);
         self.means.sandboxes.launch(request).await.map_err(|error| error_chain::text(&error))
+    }
+
+    /// Returns the root of the image, which may have to come from a peer; an order to end is not made to wait for that.
+    async fn root(&mut self, image: &Digest) -> Result<Rootfs, String> {
+        tokio::select! {
+            biased;
+            root = self.means.images.rootfs_or_fetch(image, &*self.means.peers) => {
+                root.map_err(|error| error_chain::text(&error))
+            }
+            Some(_) = self.orders.recv() => Err("it was stopped before its image came".to_owned()),
+        }
     }
 
     /// Connects, waits until the instance is ready, and stays until its process has ended.

@@ -6,6 +6,7 @@
 
 mod act;
 mod instance;
+mod prefetch;
 mod recovery;
 mod request;
 mod tools;
@@ -22,9 +23,10 @@ use tokio_util::sync::CancellationToken;
 pub use self::tools::SandboxTools;
 
 use self::instance::{Event, Order};
+use self::prefetch::Prefetch;
 use crate::clock::Clock;
 use crate::gateway::{Demand, Demands, Gateway, Traffic};
-use crate::image::Store;
+use crate::image::{ImagePeers, Store};
 use crate::raft::Raft;
 use crate::sandbox::{Sandbox, Sandboxes};
 use crate::telemetry::EventLog;
@@ -47,6 +49,8 @@ pub struct Means {
     pub raft: Raft,
     /// Where images come from.
     pub images: Store,
+    /// Who may have those that are not there.
+    pub peers: Arc<dyn ImagePeers>,
     /// Where sandboxes come from.
     pub sandboxes: Sandboxes,
     /// Who sends invocations to instances.
@@ -156,6 +160,7 @@ impl Instances {
 #[derive(Debug)]
 pub struct Agent {
     task: tokio::task::JoinHandle<()>,
+    prefetch: tokio::task::JoinHandle<()>,
 }
 
 impl Agent {
@@ -172,18 +177,21 @@ impl Agent {
         stop: CancellationToken,
     ) -> Self {
         let (events_tx, events) = mpsc::channel(EVENTS_MAX);
+        let prefetch = tokio::spawn(Prefetch::new(&means).run(stop.clone()));
         let driver =
             Driver { supervisor: Supervisor::new(means.node), means, instances, events_tx, reports, newcomer: None };
         let task = tokio::spawn(driver.run(demands, events, adopted, registered, stop));
-        Self { task }
+        Self { task, prefetch }
     }
 
-    /// Waits until the agent's task has ended after its token was cancelled; instances keep running.
+    /// Waits until the agent's tasks have ended after their token was cancelled; instances keep running.
     pub async fn join(self) {
-        if let Err(error) = self.task.await
-            && error.is_panic()
-        {
-            tracing::error!(%error, "the agent ended by a panic");
+        for task in [self.task, self.prefetch] {
+            if let Err(error) = task.await
+                && error.is_panic()
+            {
+                tracing::error!(%error, "the agent ended by a panic");
+            }
         }
     }
 }

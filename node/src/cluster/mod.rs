@@ -17,7 +17,7 @@ mod standing;
 mod transfer;
 mod voters;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +38,7 @@ use crate::agent::Instances;
 use crate::auth::{PeerId, PeerTls};
 use crate::clock::Clock;
 use crate::gateway::Traffic;
+use crate::image::{ImagePeer, ImagePeers, Store};
 use crate::peering::{Dialer, Door};
 use crate::raft::{self, Raft};
 
@@ -135,12 +136,12 @@ impl Cluster {
     }
 
     /// Answers other nodes on `listener` until `stop`, once the consensus of this node runs.
-    pub fn serve(&self, raft: &Raft, listener: TcpListener, stop: &CancellationToken) {
+    pub fn serve(&self, raft: &Raft, images: &Store, listener: TcpListener, stop: &CancellationToken) {
         // It is opened once, with this.
         let _ = self.0.raft.set(raft.clone());
         let (door, mut visitors) = Door::new(listener, self.0.tls.clone());
         tokio::spawn(door.keep(stop.clone()));
-        let routes = raft.routes().add_service(service::server(self));
+        let routes = raft.routes().add_service(service::server(self)).add_service(images.sharing());
         let incoming = futures_util::stream::poll_fn(move |context| visitors.rpc.poll_recv(context));
         let check = {
             let raft = raft.clone();
@@ -169,6 +170,20 @@ impl Cluster {
 
     fn addresses(&self) -> MutexGuard<'_, BTreeMap<NodeId, String>> {
         self.0.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ImagePeers for Cluster {
+    fn peers(&self) -> Vec<ImagePeer> {
+        let Some(raft) = self.0.raft.get() else { return Vec::new() };
+        let members = raft.members();
+        let dead: BTreeSet<NodeId> = raft.read(|state| {
+            let dead = state.nodes.iter().filter(|(_, node)| node.is_dead);
+            dead.map(|(id, _)| *id).collect()
+        });
+        let all = members.voters.into_iter().chain(members.learners);
+        let others = all.filter(|(node, _)| *node != self.node() && !dead.contains(node));
+        others.map(|(node, address)| ImagePeer { node, channel: raft.peer_for_bulk(node, &address) }).collect()
     }
 }
 

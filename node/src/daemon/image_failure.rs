@@ -54,6 +54,9 @@ pub(super) fn of_pull(error: &PullError) -> ErrorBody {
         PullError::TimedOut { .. } | PullError::Busy { .. } => {
             told(ErrorCode::Unavailable, text, Some("try again later"))
         }
+        PullError::Peers { .. } | PullError::PeersSlow { .. } => {
+            told(ErrorCode::Unavailable, text, Some("is a node up that has the image?"))
+        }
         PullError::Answer { .. } => told(ErrorCode::Unavailable, text, Some("is there a registry at that address?")),
         PullError::NotFound { .. } => told(ErrorCode::NotFound, text, Some("check the repository and the tag")),
         PullError::Denied { .. } => {

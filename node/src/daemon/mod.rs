@@ -212,8 +212,8 @@ impl Daemon {
         let node = cluster.node();
         let raft_config = raft::Config { dir: data_dir.raft(), node };
         let raft = Raft::open(raft_config, Some(cluster.raft_peers()), clock.clone()).await?;
-        cluster.serve(&raft, peers_listener, &stop);
         let images = Store::open(&data_dir.images(), image_settings(&config)).map_err(StartError::Images)?;
+        cluster.serve(&raft, &images, peers_listener, &stop);
         let (sandboxes, adopted) = Sandboxes::start(sandbox_config(&config, &data_dir)?)?;
 
         let observer = Arc::new(Counter::new(Arc::clone(&metrics)));
@@ -231,6 +231,7 @@ impl Daemon {
             clock: clock.clone(),
             raft: raft.clone(),
             images: images.clone(),
+            peers: Arc::new(cluster.clone()),
             sandboxes: sandboxes.clone(),
             traffic: traffic.clone(),
             gateway: gateway.clone(),
@@ -448,6 +449,7 @@ fn image_settings(config: &Config) -> image::Settings {
         auth_file: given(&config.build.registry_auth_file),
         ca_file: given(&config.build.ca_file),
         image_max: config.build.image_max.0,
+        peer: image::PeerLimits::default(),
     }
 }
 

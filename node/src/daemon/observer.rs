@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::model::RevisionId;
+use prometheus_client::metrics::counter::Counter as Count;
 use proto::json::InstancePhase;
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +55,11 @@ pub(super) fn limits(config: &Config) -> gateway::Limits {
     }
 }
 
+/// Brings a counter to what somebody else has counted.
+fn count_up(counter: &Count, counted: u64) {
+    counter.inc_by(counted.saturating_sub(counter.get()));
+}
+
 /// Looks at what the node has, again and again, until it stops.
 pub(super) fn follow(
     metrics: Arc<Metrics>,
@@ -72,6 +78,9 @@ pub(super) fn follow(
             metrics.wal_size.set(number(figures.wal_bytes));
             let blanks = i64::try_from(sandboxes.blank_count()).unwrap_or(i64::MAX);
             metrics.pool_blanks.get_or_create(&BlankLabel { kind: "blank".to_owned() }).set(blanks);
+            let exchanged = images.peer_traffic();
+            count_up(&metrics.image_fetched, exchanged.fetched_bytes());
+            count_up(&metrics.image_served, exchanged.served_bytes());
             if look.is_multiple_of(IMAGE_LOOKS) {
                 let store = images.clone();
                 let size = tokio::task::spawn_blocking(move || store.size_bytes()).await;

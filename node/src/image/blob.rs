@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use control_plane::model::Digest;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::pull::PullError;
@@ -51,6 +51,15 @@ impl Blobs {
 
     pub(super) fn path(&self, digest: &Digest) -> PathBuf {
         self.folder.join("sha256").join(digest.hex())
+    }
+
+    /// Returns the size of a blob in bytes, if it is there.
+    pub(super) fn size(&self, digest: &Digest) -> io::Result<Option<u64>> {
+        match fs::metadata(self.path(digest)) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn has(&self, digest: &Digest) -> bool {
@@ -121,9 +130,14 @@ impl NewBlob<'_> {
         Ok(())
     }
 
+    /// Returns the digest of what was written so far.
+    fn digest(&self) -> Digest {
+        Digest::from_bytes(self.hash.clone().finalize().into())
+    }
+
     /// Keeps the blob if it is what was expected, else tells what it is.
     fn finish_as(self, expected: &Digest) -> io::Result<Result<(), Digest>> {
-        let actual = Digest::from_bytes(self.hash.clone().finalize().into());
+        let actual = self.digest();
         if actual != *expected {
             return Ok(Err(actual));
         }
@@ -148,6 +162,7 @@ pub(super) struct BlobWriter {
 enum Piece {
     Bytes(Bytes),
     Restart,
+    Digest(oneshot::Sender<Digest>),
     Finish,
 }
 
@@ -162,6 +177,10 @@ impl BlobWriter {
                 match piece {
                     Piece::Bytes(bytes) => blob.write_all(&bytes)?,
                     Piece::Restart => blob.restart()?,
+                    Piece::Digest(answer) => {
+                        // Who asked may have gone.
+                        let _ = answer.send(blob.digest());
+                    }
                     Piece::Finish => return blob.finish_as(&expected).map(Some),
                 }
             }
@@ -173,6 +192,21 @@ impl BlobWriter {
     /// Returns how many bytes have come.
     pub(super) fn written(&self) -> u64 {
         self.written
+    }
+
+    /// Returns how many bytes may still come.
+    pub(super) fn room(&self) -> u64 {
+        self.size - self.written
+    }
+
+    /// Returns the digest of what has come so far.
+    pub(super) async fn digest(&mut self) -> Result<Digest, PullError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Piece::Digest(answer)).await?;
+        match answered.await {
+            Ok(digest) => Ok(digest),
+            Err(_) => Err(self.ended_early().await),
+        }
     }
 
     /// Takes the next piece; more than the blob may have is refused before it is written.
@@ -212,10 +246,15 @@ impl BlobWriter {
         if self.pieces.send(piece).await.is_ok() {
             return Ok(());
         }
-        // It ended, and knows why: the disk.
-        match (&mut self.writing).await.map_err(io::Error::other)? {
-            Err(error) => Err(error.into()),
-            Ok(_) => Err(io::Error::other("the thread that writes a blob ended early").into()),
+        Err(self.ended_early().await)
+    }
+
+    /// Returns why the thread has ended: it knows, it is the disk.
+    async fn ended_early(&mut self) -> PullError {
+        match (&mut self.writing).await {
+            Ok(Err(error)) => error.into(),
+            Ok(Ok(_)) => io::Error::other("the thread that writes a blob ended early").into(),
+            Err(error) => io::Error::other(error).into(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! OCI images on this machine: a content-addressed store, builders, capture of bases, registries and layouts.
+//! OCI images on this machine: a content-addressed store, builders, capture of bases, registries, layouts and peers.
 //!
 //! ```text
 //! images/
@@ -12,9 +12,12 @@
 mod blob;
 mod build;
 mod capture;
+mod claim;
+mod damage;
 mod layer;
 mod layout;
 mod oci;
+mod peer;
 mod pull;
 mod reference;
 mod registry;
@@ -37,6 +40,7 @@ pub use self::build::{
     BuildError, BuildRequest, Built, Progress, RunOutput, RunRequest, SOURCE_MAX, ToolSettings, Tools,
 };
 pub use self::capture::{Capture, CaptureError};
+pub use self::peer::{ImagePeer, ImagePeers, NoPeers, ObtainError, PeerLimits, PeerTraffic, Sharing};
 pub use self::pull::{PullError, PullProgress, PullStep};
 pub use self::reference::{Reference, ReferenceError, Scheme};
 pub use self::rootfs::{ImageConfig, Rootfs, RootfsError};
@@ -44,6 +48,8 @@ pub use self::unpack::{RATIO_FREE, UnpackError, UnpackLimits, unpack};
 pub use self::user::User;
 
 use self::blob::Blobs;
+use self::claim::Claims;
+use self::peer::Fetching;
 
 /// How long a sweep waits for builds and pulls to end.
 const SWEEP_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -59,11 +65,19 @@ pub struct Settings {
     pub ca_file: Option<PathBuf>,
     /// Bytes of all layers of an image, as they come.
     pub image_max: u64,
+    /// What exchanging images with peers may take.
+    pub peer: PeerLimits,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { insecure_registries: Vec::new(), auth_file: None, ca_file: None, image_max: 4 << 30 }
+        Self {
+            insecure_registries: Vec::new(),
+            auth_file: None,
+            ca_file: None,
+            image_max: 4 << 30,
+            peer: PeerLimits::default(),
+        }
     }
 }
 
@@ -82,6 +96,11 @@ struct Shared {
     work: RwLock<()>,
     /// One pulls, the others wait for it: what two want comes once.
     pulling: tokio::sync::Mutex<()>,
+    /// What is under way counts on these.
+    claims: Claims,
+    /// One for each image that is being fetched from peers.
+    fetching: Fetching,
+    traffic: PeerTraffic,
     /// Roots that were asked for, so that a start reads no manifest again; a sweep and a deleted blob empty it.
     roots: Mutex<BTreeMap<Digest, Rootfs>>,
     /// One unpacks a layer, the others wait for it.
@@ -162,6 +181,9 @@ impl Store {
             capturing: Mutex::default(),
             work: RwLock::default(),
             pulling: tokio::sync::Mutex::default(),
+            claims: Claims::default(),
+            fetching: Fetching::default(),
+            traffic: PeerTraffic::default(),
             roots: Mutex::default(),
             unpacking: tokio::sync::Mutex::default(),
         };
@@ -308,6 +330,19 @@ impl Store {
         &self.0.pulling
     }
 
+    /// Returns how much went to peers and came from them.
+    pub fn peer_traffic(&self) -> &PeerTraffic {
+        &self.0.traffic
+    }
+
+    fn fetching(&self) -> &Fetching {
+        &self.0.fetching
+    }
+
+    fn claims(&self) -> &Claims {
+        &self.0.claims
+    }
+
     fn roots(&self) -> MutexGuard<'_, BTreeMap<Digest, Rootfs>> {
         self.0.roots.lock().expect("no holder of this lock panics")
     }
@@ -344,4 +379,4 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -20,8 +20,10 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
 use super::blob::{self, BlobWriter};
+use super::claim::Claim;
 use super::layout::Layout;
 use super::oci::{self, Config, DOCUMENT_MAX, Descriptor, Document, Manifest};
+use super::peer::Peers;
 use super::reference::Reference;
 use super::registry::{Registry, digest_of};
 use super::{Built, RootfsError, Store};
@@ -105,6 +107,24 @@ pub enum PullError {
         /// Its own words.
         reason: String,
     },
+    /// No peer could send it.
+    #[error("no peer sent {wanted}: {}", words(said))]
+    Peers {
+        /// What was asked for: the image or what belongs to it.
+        wanted: Digest,
+        /// What each of them said last.
+        said: Vec<String>,
+    },
+    /// The peers did not send all of it in time.
+    #[error("the peers did not send all of {wanted} within {limit:?}: {}", words(said))]
+    PeersSlow {
+        /// The image.
+        wanted: Digest,
+        /// How long it may take.
+        limit: Duration,
+        /// What went wrong last with each of them, if anything did.
+        said: Vec<String>,
+    },
     /// Content is not what its digest says.
     #[error("{expected} arrived as {actual}")]
     Corrupt {
@@ -151,6 +171,8 @@ impl PullError {
             Self::Answer { status, .. } => *status >= 500 || matches!(status, 206 | 408 | 416),
             Self::NotFound { .. }
             | Self::Denied { .. }
+            | Self::Peers { .. }
+            | Self::PeersSlow { .. }
             | Self::Corrupt { .. }
             | Self::Limit { .. }
             | Self::Platform { .. }
@@ -161,10 +183,16 @@ impl PullError {
     }
 }
 
+/// Returns what peers said, as a part of a message.
+fn words(said: &[String]) -> String {
+    if said.is_empty() { "nobody said anything".to_owned() } else { said.join("; ") }
+}
+
 /// Where an image comes from.
 pub(super) enum Origin {
     Registry(Box<Registry>),
     Layout(Layout),
+    Peers(Arc<Peers>),
 }
 
 /// A document with its digest.
@@ -181,6 +209,7 @@ impl Origin {
                 Ok(Found { bytes, kind })
             }
             Self::Layout(layout) => layout.document(part),
+            Self::Peers(peers) => peers.document(part).await,
         }
     }
 
@@ -188,6 +217,7 @@ impl Origin {
         match self {
             Self::Registry(registry) => registry.blob(part, writer).await,
             Self::Layout(layout) => layout.blob(part, writer).await,
+            Self::Peers(peers) => peers.blob(part, writer).await,
         }
     }
 }
@@ -249,18 +279,20 @@ impl Store {
             }
         };
         let image = blob::of(&found.bytes);
-        let is_known = self.has(&image);
+        let parts = manifest.layers.iter().chain([&manifest.config]).map(digest_of);
+        let parts = parts.collect::<Result<Vec<Digest>, PullError>>()?;
+        let is_listed = self.has(&image);
+        let is_known = is_listed && parts.iter().all(|part| self.blobs().has(part));
         if !is_known {
-            let mut fetched = self.fetch(origin, &manifest, progress).await?;
+            let claim = self.claims().claim(parts.into_iter().chain([image]));
+            let mut fetched = self.fetch_parts(origin, &manifest, &claim, progress).await?;
             let store = self.clone();
             let bytes = found.bytes;
             tokio::task::spawn_blocking(move || store.blobs().put(&bytes)).await.map_err(io::Error::other)??;
             // A layer that no sandbox may get is found here, and not by the first call.
             if let Err(error) = self.rootfs(&image).await {
-                fetched.push(image);
-                for digest in &fetched {
-                    self.forget_blob(digest)?;
-                }
+                fetched.extend((!is_listed).then_some(image));
+                claim.give_up(&fetched, |digest| self.forget_blob(digest))?;
                 return Err(error.into());
             }
             self.list_image(image)?;
@@ -276,10 +308,11 @@ impl Store {
     }
 
     /// Fetches the config and the layers that are not there, and returns which those were.
-    async fn fetch(
+    async fn fetch_parts(
         &self,
         origin: &Origin,
         manifest: &Manifest,
+        claim: &Claim<'_>,
         progress: PullProgress,
     ) -> Result<Vec<Digest>, PullError> {
         if manifest.config.size > DOCUMENT_MAX {
@@ -297,34 +330,46 @@ impl Store {
                 wanted.insert(digest, part);
             }
         }
-        let missing = wanted.keys().copied().collect();
-        let meter = Meter::new(wanted.values().map(|part| part.size).sum(), wanted.len(), progress);
+        let total = wanted.values().map(|part| part.size).fold(0, u64::saturating_add);
+        let meter = Meter::new(total, wanted.len(), progress);
+        let mut fetched = Vec::new();
         // What it is for is known before its layers come.
         let config = digest_of(&manifest.config)?;
         if let Some(part) = wanted.remove(&config) {
-            self.fetch_blob(origin, config, part, &meter).await?;
+            fetched.extend(self.fetch_blob(origin, config, part, claim, &meter).await?);
         }
         let parsed: Config = serde_json::from_slice(&self.blobs().read(&config)?)
             .map_err(|error| PullError::Invalid { reason: format!("its config is malformed: {error}") })?;
         check(&parsed, manifest)?;
-        let fetches: Vec<BoxFuture<'_, Result<(), PullError>>> =
-            wanted.into_iter().map(|(digest, part)| self.fetch_blob(origin, digest, part, &meter).boxed()).collect();
-        futures_util::stream::iter(fetches).buffer_unordered(BLOBS_AT_ONCE).try_collect::<()>().await?;
+        let fetches: Vec<BoxFuture<'_, Result<Option<Digest>, PullError>>> = wanted
+            .into_iter()
+            .map(|(digest, part)| self.fetch_blob(origin, digest, part, claim, &meter).boxed())
+            .collect();
+        let layers = futures_util::stream::iter(fetches).buffer_unordered(BLOBS_AT_ONCE);
+        fetched.extend(layers.try_collect::<Vec<_>>().await?.into_iter().flatten());
         meter.end();
-        Ok(missing)
+        Ok(fetched)
     }
 
+    /// Fetches a blob and returns its digest, or nothing if it has come for another image meanwhile.
     async fn fetch_blob(
         &self,
         origin: &Origin,
         digest: Digest,
         part: &Descriptor,
+        claim: &Claim<'_>,
         meter: &Arc<Meter>,
-    ) -> Result<(), PullError> {
+    ) -> Result<Option<Digest>, PullError> {
+        let _turn = claim.turn(&digest).await;
+        if self.blobs().has(&digest) {
+            meter.add(i64::try_from(part.size).unwrap_or(i64::MAX));
+            return Ok(None);
+        }
         let told = Arc::clone(meter);
         let mut writer = BlobWriter::new(self.blobs(), digest, part.size, Box::new(move |count| told.add(count)));
         origin.blob(part, &mut writer).await?;
-        writer.finish().await
+        writer.finish().await?;
+        Ok(Some(digest))
     }
 }
 

@@ -184,6 +184,11 @@ impl Raft {
         self.0.channels.peer_channel(u64::from(node.0), address)
     }
 
+    /// Returns the connection to another node for blobs of images, which hold up nothing else there.
+    pub fn peer_for_bulk(&self, node: NodeId, address: &str) -> Channel {
+        self.0.channels.bulk_channel(u64::from(node.0), address)
+    }
+
     /// Waits until the only voter leads and has applied what is committed.
     async fn lead_alone(&self, is_standing: bool) -> Result<(), OpenError> {
         if !is_standing {

@@ -1,4 +1,4 @@
-//! Messages to peers, over HTTP/2: two connections to each, so that entries never hold up a heartbeat.
+//! Messages to peers, over HTTP/2: several connections to each, so that neither entries nor images hold up a heartbeat.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -48,7 +48,18 @@ pub(super) struct Channels {
 struct Way {
     node: u64,
     address: String,
-    is_urgent: bool,
+    track: Track,
+}
+
+/// What has a connection of its own, so that nothing of it waits behind the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Track {
+    /// Heartbeats and votes.
+    Urgent,
+    /// Entries, snapshots, and what nodes ask each other.
+    Usual,
+    /// Blobs of images.
+    Bulk,
 }
 
 impl Channels {
@@ -85,7 +96,12 @@ impl Channels {
 
     /// Returns the connection to a node for everything that is not urgent.
     pub(super) fn peer_channel(&self, node: u64, address: &str) -> Channel {
-        self.channel(&Way { node, address: address.to_owned(), is_urgent: false })
+        self.channel(&Way { node, address: address.to_owned(), track: Track::Usual })
+    }
+
+    /// Returns the connection to a node for blobs of images.
+    pub(super) fn bulk_channel(&self, node: u64, address: &str) -> Channel {
+        self.channel(&Way { node, address: address.to_owned(), track: Track::Bulk })
     }
 
     /// Returns the way to the leader for what only it does.
@@ -99,7 +115,8 @@ impl Transport for Channels {
     type Peer = Voter;
 
     fn peer(&self, id: u64, address: &str, lane: Lane) -> Voter {
-        let way = Way { node: id, address: address.to_owned(), is_urgent: lane == Lane::Urgent };
+        let track = if lane == Lane::Urgent { Track::Urgent } else { Track::Usual };
+        let way = Way { node: id, address: address.to_owned(), track };
         Voter { channels: self.clone(), way }
     }
 }

@@ -99,6 +99,10 @@ pub struct Metrics {
     pub wal_size: Gauge,
     /// What the store of images holds.
     pub image_size: Gauge,
+    /// What came of images from peers.
+    pub image_fetched: Counter,
+    /// What peers got of images.
+    pub image_served: Counter,
     /// What functions wrote and is kept.
     pub function_log_size: Gauge,
     /// Lines of functions that were written down.
@@ -137,6 +141,8 @@ impl Metrics {
             raft_commit_latency: latency(),
             wal_size: Gauge::default(),
             image_size: Gauge::default(),
+            image_fetched: Counter::default(),
+            image_served: Counter::default(),
             function_log_size: Gauge::default(),
             function_log_lines: Counter::default(),
             function_log_lines_lost: Counter::default(),
@@ -174,6 +180,13 @@ impl Metrics {
         );
         r.register_with_unit("wal_size", "What the write-ahead log holds", Unit::Bytes, self.wal_size.clone());
         r.register_with_unit("image_size", "What the store of images holds", Unit::Bytes, self.image_size.clone());
+        r.register_with_unit(
+            "image_fetched",
+            "What came of images from peers",
+            Unit::Bytes,
+            self.image_fetched.clone(),
+        );
+        r.register_with_unit("image_served", "What peers got of images", Unit::Bytes, self.image_served.clone());
         r.register_with_unit(
             "function_log_size",
             "What functions wrote and is kept",

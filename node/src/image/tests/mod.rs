@@ -1,5 +1,7 @@
 //! Pulls, imports and sweeps, against a registry that does what a test tells it to.
 
+mod peers;
+pub(crate) mod scripted;
 mod stub;
 
 use std::io::Write;
@@ -9,7 +11,7 @@ use self::stub::{Mood, Stub};
 use super::pull::PullError;
 use super::*;
 
-fn layer(content: &[u8]) -> Vec<u8> {
+pub(crate) fn layer(content: &[u8]) -> Vec<u8> {
     let mut layer = layer::Layer::default();
     layer.add("run", layer::Content::Bytes(content.to_vec()), true);
     let mut bytes = Vec::new();
