@@ -334,7 +334,8 @@ fn request(client: &ureq::Agent, method: &str, url: &str, body: &[u8]) -> Result
     request_with(client, method, url, None, body)
 }
 
-fn request_with(
+/// Makes one request; an answer that never came is an error.
+pub(crate) fn request_with(
     client: &ureq::Agent,
     method: &str,
     url: &str,

@@ -2,9 +2,13 @@
 
 mod daemon;
 mod load;
+mod rack;
+mod writers;
 
 pub use daemon::{Daemon, Disk, Reply, binary, example, free_port, hearth, repository};
 pub use load::{Load, LoadReport};
+pub use rack::Rack;
+pub use writers::{Writers, WritersReport};
 
 use std::time::{Duration, Instant};
 

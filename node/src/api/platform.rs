@@ -19,6 +19,9 @@ pub trait Platform: Send + Sync + 'static {
     /// Proposes a command, and answers once it is applied on this node.
     fn propose(&self, command: Command) -> BoxFuture<'_, Result<Reply, ProposeError>>;
 
+    /// Waits until this node has applied all that was acknowledged anywhere before the call; says why it cannot know.
+    fn catch_up(&self) -> BoxFuture<'_, Result<(), String>>;
+
     /// Shows the state as far as this node has applied it; `look` must be short, because it holds up applying.
     fn look(&self, look: &mut dyn FnMut(&State));
 

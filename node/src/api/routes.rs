@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::AUTHORIZATION;
-use axum::http::{Method, Uri};
+use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter};
@@ -98,7 +98,32 @@ async fn enter(State((api, door)): State<(Api, Door)>, mut request: Request, nex
             return Refusal::new(ErrorCode::Unauthenticated, denial.to_string()).hint(hint).into_response();
         }
     }
-    next.run(request).await
+    if !is_of_state(&request) {
+        return next.run(request).await;
+    }
+    let is_stale = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == STALE));
+    if !is_stale && let Err(reason) = api.platform.catch_up().await {
+        return Refusal::new(ErrorCode::Unavailable, format!("the cluster cannot say what holds: {reason}"))
+            .hint("`hearth cluster status` tells who is there; ?stale=1 answers with what this node knows")
+            .into_response();
+    }
+    let mut response = next.run(request).await;
+    let consistency = if is_stale { "stale" } else { "linearizable" };
+    response.headers_mut().insert(CONSISTENCY, HeaderValue::from_static(consistency));
+    response
+}
+
+/// Asks for what the node knows at this moment, which may lack what was acknowledged elsewhere.
+const STALE: &str = "stale=1";
+
+/// The response header that tells whether the answer holds all that was acknowledged before it was asked for.
+const CONSISTENCY: HeaderName = HeaderName::from_static("x-hearth-consistency");
+
+/// Returns whether a request reads what the cluster has agreed on.
+fn is_of_state(request: &Request) -> bool {
+    let path = request.uri().path();
+    let is_read = ["/v1/apps", "/v1/functions", "/v1/nodes"].iter().any(|prefix| path.starts_with(prefix));
+    *request.method() == Method::GET && is_read && !path.ends_with("/logs")
 }
 
 async fn unknown_path(uri: Uri) -> Refusal {

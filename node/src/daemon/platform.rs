@@ -64,6 +64,10 @@ impl Platform for Local {
         .boxed()
     }
 
+    fn catch_up(&self) -> BoxFuture<'_, Result<(), String>> {
+        async move { self.raft.catch_up().await.map_err(|error| error.to_string()) }.boxed()
+    }
+
     fn look(&self, look: &mut dyn FnMut(&State)) {
         self.raft.read(|state| look(state));
     }

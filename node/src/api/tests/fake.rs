@@ -20,6 +20,8 @@ pub(super) struct Fake {
     /// What builds got: the request and the upload.
     pub(super) built: Mutex<Vec<(json::BuildRequest, Vec<u8>)>>,
     pub(super) unready: Mutex<Vec<String>>,
+    /// Why it cannot know what was acknowledged elsewhere.
+    pub(super) behind: Mutex<Option<&'static str>>,
     /// Commands are answered with this instead of being applied.
     pub(super) refuse: Mutex<Option<fn() -> ProposeError>>,
 }
@@ -31,6 +33,7 @@ impl Fake {
             applied: watch::Sender::new(0),
             built: Mutex::default(),
             unready: Mutex::default(),
+            behind: Mutex::default(),
             refuse: Mutex::default(),
         };
         let capacity = Resources { cpu: MilliCpu(4000), memory: Bytes::mebi(4096), ..Resources::default() };
@@ -68,6 +71,11 @@ impl Platform for Fake {
             Some(refuse) => Err(refuse()),
             None => self.apply(command).map_err(ProposeError::Rejected),
         };
+        ready(answer).boxed()
+    }
+
+    fn catch_up(&self) -> BoxFuture<'_, Result<(), String>> {
+        let answer = self.behind.lock().unwrap().map_or(Ok(()), |reason| Err(reason.to_owned()));
         ready(answer).boxed()
     }
 

@@ -1,6 +1,7 @@
 //! The API over its real sockets, in front of a node that is nothing but the replicated state.
 
 mod client;
+mod cluster;
 mod deploy;
 mod fake;
 mod openapi;

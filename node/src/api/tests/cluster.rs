@@ -1,0 +1,95 @@
+//! Who belongs to the cluster, tokens that let machines in, nodes on their way out, and what reads promise.
+
+use control_plane::model::NodeId;
+use serde_json::json;
+
+use super::*;
+use crate::auth::JoinToken;
+
+#[tokio::test]
+async fn the_members_are_listed_with_their_part() {
+    let fixture = Fixture::new().await;
+    let cluster = fixture.call("GET", "/v1/cluster", "").await.json();
+    assert_eq!(
+        (&cluster["leader"], &cluster["term"], &cluster["voters_to_lose"]),
+        (&"node-1".into(), &3.into(), &0.into())
+    );
+    let expected = json!([{
+        "id": "node-1", "name": "alpha", "address": "10.0.0.1:8100", "role": "voter", "status": "ready", "is_leader": true,
+    }]);
+    assert_eq!(cluster["members"], expected);
+}
+
+#[tokio::test]
+async fn a_token_lets_as_many_machines_in_as_it_says() {
+    let fixture = Fixture::new().await;
+    let made = fixture.call("POST", "/v1/tokens", r#"{"ttl_ms": 60000, "uses": 1}"#).await.json();
+    assert_eq!((&made["uses"], &made["address"]), (&1.into(), &"10.0.0.1:8100".into()));
+    let token: JoinToken = made["token"].as_str().unwrap().parse().unwrap();
+    let secret = token.secret().hash();
+    let kept = *fixture.fake.state.lock().unwrap().invitations.get(&secret).expect("the cluster knows it");
+    assert_eq!(kept.expires_at.as_millis(), made["expires_ms"].as_u64().unwrap());
+    fixture.fake.apply(Command::Admit { secret }).unwrap();
+    assert!(fixture.fake.apply(Command::Admit { secret }).is_err(), "it was for one");
+    let joining = fixture.call("GET", "/v1/cluster", "").await.json()["members"][1].clone();
+    assert_eq!(
+        (&joining["id"], &joining["role"], &joining["status"]),
+        (&"node-2".into(), &"joining".into(), &"joining".into())
+    );
+    for refused in [r#"{"ttl_ms": 0}"#, r#"{"uses": 0}"#, r#"{"ttl_ms": 31536000001}"#, r#"{"use": 1}"#] {
+        assert_eq!(fixture.call("POST", "/v1/tokens", refused).await.status, 400, "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_is_drained_and_removed_by_its_id_or_its_name() {
+    let fixture = Fixture::new().await;
+    let drain = |node: &'static str, draining: bool| {
+        let fixture = &fixture;
+        async move {
+            let body = json!({"draining": draining}).to_string();
+            fixture.call("PUT", &format!("/v1/nodes/{node}/drain"), body).await.status
+        }
+    };
+    let is_draining = || fixture.fake.state.lock().unwrap().nodes[&NodeId(1)].is_draining;
+    assert_eq!(drain("alpha", true).await, 200);
+    assert!(is_draining());
+    assert_eq!(fixture.call("GET", "/v1/nodes", "").await.json()[0]["status"], "draining");
+    assert_eq!(drain("node-1", false).await, 200);
+    assert!(!is_draining());
+    assert_eq!(drain("beta", true).await, 404);
+
+    let last = fixture.call("DELETE", "/v1/nodes/alpha", "").await.error();
+    assert_eq!((last.0, last.1.error.as_str()), (409, "node-1 is the only node of the cluster"));
+    let spec = fixture.fake.state.lock().unwrap().nodes[&NodeId(1)].spec.clone();
+    fixture.fake.apply(Command::RegisterNode { node: NodeId(2), spec }).unwrap();
+    let both = fixture.call("DELETE", "/v1/nodes/alpha", "").await.error();
+    assert_eq!((both.0, both.1.hint.as_deref()), (409, Some("use the id of one")));
+    assert_eq!(fixture.call("DELETE", "/v1/nodes/node-2", "").await.status, 200);
+    assert!(fixture.fake.state.lock().unwrap().removed.contains(&NodeId(2)));
+}
+
+#[tokio::test]
+async fn leadership_goes_where_it_is_sent() {
+    let fixture = Fixture::new().await;
+    let there = fixture.call("POST", "/v1/cluster/transfer-leader", r#"{"to": "alpha"}"#).await;
+    assert_eq!(there.json()["leader"], "node-1");
+    assert_eq!(fixture.call("POST", "/v1/cluster/transfer-leader", r#"{"to": "beta"}"#).await.status, 404);
+    assert_eq!(fixture.call("POST", "/v1/cluster/transfer-leader", "{}").await.status, 409);
+}
+
+#[tokio::test]
+async fn a_read_holds_all_that_was_acknowledged_or_says_that_it_may_not() {
+    let fixture = Fixture::new().await;
+    for path in ["/v1/apps", "/v1/functions", "/v1/nodes"] {
+        assert_eq!(fixture.call("GET", path, "").await.header("x-hearth-consistency"), Some("linearizable"), "{path}");
+    }
+    *fixture.fake.behind.lock().unwrap() = Some("no leader with a quorum");
+    let (status, error) = fixture.call("GET", "/v1/nodes", "").await.error();
+    assert_eq!((status, error.code), (503, ErrorCode::Unavailable));
+    assert!(error.hint.unwrap().contains("stale=1"));
+    let stale = fixture.call("GET", "/v1/nodes?stale=1", "").await;
+    assert_eq!((stale.status, stale.header("x-hearth-consistency")), (200, Some("stale")));
+    // Who is there is told whatever happens: that is when it is asked.
+    assert_eq!(fixture.call("GET", "/v1/cluster", "").await.status, 200);
+}

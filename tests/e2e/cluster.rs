@@ -1,0 +1,243 @@
+//! Several hosts, one platform: what holds while machines die, hang, are cut off and come back.
+
+use std::time::Duration;
+
+use tests::{Load, LoadReport, Rack, Writers, WritersReport, eventually, repository};
+
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("three_hosts_form_one_platform", three_hosts_form_one_platform),
+    ("a_leader_that_is_killed_takes_nothing_with_it", a_leader_that_is_killed_takes_nothing_with_it),
+    ("a_follower_that_is_killed_is_missed_by_nobody", a_follower_that_is_killed_is_missed_by_nobody),
+    ("a_leader_that_is_cut_off_leads_no_more", a_leader_that_is_cut_off_leads_no_more),
+    ("a_leader_that_is_heard_but_does_not_hear_gives_way", a_leader_that_is_heard_but_does_not_hear_gives_way),
+    ("a_host_that_hangs_for_half_a_minute_comes_back", a_host_that_hangs_for_half_a_minute_comes_back),
+    ("a_host_that_lost_everything_joins_anew", a_host_that_lost_everything_joins_anew),
+    ("two_of_three_come_back", two_of_three_come_back),
+];
+
+/// Calls a second.
+const CALLS: u32 = 50;
+
+/// Changes and reads a second.
+const OPERATIONS: u32 = 20;
+
+/// How long anything may take; only a failure waits for it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a load may run.
+const LOAD_MAX: Duration = Duration::from_secs(180);
+
+/// Three hosts that serve one function, which is warm on each.
+fn platform() -> Rack {
+    let mut rack = Rack::new(3);
+    rack.found();
+    rack.succeed(1, &["apply", &repository().join("tests/functions/steady").to_string_lossy()]);
+    (1..=3).for_each(|host| until_serving(&rack, host));
+    rack
+}
+
+fn until_serving(rack: &Rack, host: usize) {
+    eventually("the function answers", PATIENCE, || {
+        rack.call(host, "/function/steady").ok().filter(|reply| reply.status == 200).map(drop)
+    });
+}
+
+/// Calls and changes that go on while something happens.
+struct Life {
+    calls: Vec<(usize, Load)>,
+    writers: Writers,
+}
+
+impl Life {
+    /// Calls the function at each of `hosts`, and changes it through each of them.
+    fn begin(rack: &Rack, hosts: &[usize]) -> Self {
+        let share = CALLS / u32::try_from(hosts.len()).expect("a rack is small");
+        let load = |host: &usize| (*host, Load::start(&rack.url(*host, "/function/steady"), share, LOAD_MAX));
+        let this = Self { calls: hosts.iter().map(load).collect(), writers: Writers::start(rack, hosts, "steady", OPERATIONS) };
+        this.go_on(20);
+        this
+    }
+
+    /// Waits until so many more changes were acknowledged.
+    fn go_on(&self, more: usize) {
+        let reached = self.writers.acknowledged();
+        eventually("changes are acknowledged", PATIENCE, || (self.writers.acknowledged() >= reached + more).then_some(()));
+    }
+
+    /// Ends it: no call failed, one order explains all changes and reads, and the hosts agree about what holds.
+    fn end(self, what: &str, rack: &Rack, hosts: &[usize]) -> WritersReport {
+        for (host, load) in self.calls {
+            let LoadReport { succeeded, failed, slowest, .. } = load.finish();
+            println!("{what}: host {host}: {succeeded} calls answered, {} failed, slowest {slowest:?}", failed.len());
+            assert_eq!(failed, [], "{what}: calls failed at host {host}");
+        }
+        let report = self.writers.finish();
+        println!(
+            "{what}: {} changes acknowledged, {} operations unknown, longest pause {:?}",
+            report.acknowledged, report.unknown, report.longest_pause
+        );
+        assert_eq!(report.violations, Vec::<String>::new(), "{what}");
+        agree(rack, hosts, &report);
+        report
+    }
+}
+
+/// Checks that hosts hold the last acknowledged change, or a later one, and that none of them holds an instance twice.
+fn agree(rack: &Rack, hosts: &[usize], report: &WritersReport) {
+    let (index, limit) = report.last.expect("something was acknowledged");
+    let mut held = Vec::new();
+    for host in hosts {
+        let found = eventually("a host answers", PATIENCE, || {
+            let reply = rack.operate(*host, "GET", "/v1/functions/steady", b"").ok().filter(|reply| reply.status == 200)?;
+            serde_json::from_str::<serde_json::Value>(&reply.body).ok()
+        });
+        let place = (found["index"].as_u64().unwrap_or(0), found["scaling"]["max"].as_u64().unwrap_or(0));
+        assert!(place.0 > index || place == (index, limit), "host {host} holds {place:?}, acknowledged was {index}: {limit}");
+        held.push(place);
+    }
+    assert!(held.windows(2).all(|pair| pair[0] == pair[1]), "hosts hold different things: {held:?}");
+}
+
+/// Returns the hosts that are not `host`.
+fn others(host: usize) -> Vec<usize> {
+    (1..=3).filter(|other| *other != host).collect()
+}
+
+fn three_hosts_form_one_platform() {
+    let mut rack = Rack::new(3);
+    let took = rack.found();
+    println!("three hosts formed a cluster in {took:?}");
+    rack.succeed(2, &["apply", &repository().join("tests/functions/steady").to_string_lossy()]);
+    for host in 1..=3 {
+        until_serving(&rack, host);
+        println!("host {host} holds {} MiB", rack.resident_kib(host) >> 10);
+    }
+    // Anybody may be asked, and everybody knows everything.
+    for host in 1..=3 {
+        let listed = rack.succeed(host, &["get", "instances", "-o", "json"]);
+        let listed: Vec<serde_json::Value> = serde_json::from_str(&listed).expect("the CLI prints JSON");
+        let nodes: std::collections::BTreeSet<&str> = listed.iter().filter_map(|one| one["node"].as_str()).collect();
+        assert_eq!(nodes.len(), 3, "host {host} lists {listed:?}");
+        assert_eq!(rack.voters(host).len(), 3);
+    }
+    let ready = rack.succeed(3, &["get", "nodes", "-o", "json"]);
+    assert_eq!(ready.matches("\"ready\"").count(), 3, "{ready}");
+}
+
+fn a_leader_that_is_killed_takes_nothing_with_it() {
+    let mut rack = platform();
+    let leader = rack.until_led(&[1, 2, 3]);
+    let rest = others(leader);
+    let life = Life::begin(&rack, &rest);
+    rack.kill(leader);
+    life.go_on(40);
+    rack.start(leader, &[]);
+    life.go_on(20);
+    life.end("a killed leader", &rack, &[1, 2, 3]);
+}
+
+fn a_follower_that_is_killed_is_missed_by_nobody() {
+    let mut rack = platform();
+    let follower = others(rack.until_led(&[1, 2, 3]))[0];
+    let rest = others(follower);
+    let life = Life::begin(&rack, &rest);
+    rack.kill(follower);
+    life.go_on(40);
+    // Its node is given up, and comes back.
+    eventually("it is given up", PATIENCE, || {
+        rack.succeed(rest[0], &["get", "nodes", "-o", "json"]).contains("\"dead\"").then_some(())
+    });
+    rack.start(follower, &[]);
+    eventually("it is back", PATIENCE, || {
+        (!rack.succeed(rest[0], &["get", "nodes", "-o", "json"]).contains("\"dead\"")).then_some(())
+    });
+    until_serving(&rack, follower);
+    life.end("a killed follower", &rack, &[1, 2, 3]);
+}
+
+fn a_leader_that_is_cut_off_leads_no_more() {
+    let rack = platform();
+    let leader = rack.until_led(&[1, 2, 3]);
+    let rest = others(leader);
+    let life = Life::begin(&rack, &rest);
+    rack.cut(leader);
+    rack.until_led(&rest);
+    life.go_on(40);
+    rack.mend(leader);
+    rack.until_led(&[1, 2, 3]);
+    life.go_on(20);
+    life.end("a leader cut off", &rack, &[1, 2, 3]);
+}
+
+fn a_leader_that_is_heard_but_does_not_hear_gives_way() {
+    let rack = platform();
+    let leader = rack.until_led(&[1, 2, 3]);
+    let rest = others(leader);
+    let life = Life::begin(&rack, &rest);
+    // What it sends arrives; no answer does.
+    rest.iter().for_each(|other| rack.mute(*other, leader));
+    rack.until_led(&rest);
+    life.go_on(40);
+    rest.iter().for_each(|other| rack.unmute(*other, leader));
+    rack.until_led(&[1, 2, 3]);
+    life.go_on(20);
+    life.end("an asymmetric cut", &rack, &[1, 2, 3]);
+}
+
+fn a_host_that_hangs_for_half_a_minute_comes_back() {
+    let rack = platform();
+    let leader = rack.until_led(&[1, 2, 3]);
+    let rest = others(leader);
+    let life = Life::begin(&rack, &rest);
+    rack.pause(leader);
+    rack.until_led(&rest);
+    let hung = std::time::Instant::now();
+    eventually("half a minute has passed", PATIENCE, || (hung.elapsed() >= Duration::from_secs(30)).then_some(()));
+    life.go_on(20);
+    rack.resume(leader);
+    rack.until_led(&[1, 2, 3]);
+    until_serving(&rack, leader);
+    life.go_on(20);
+    life.end("a leader that hung", &rack, &[1, 2, 3]);
+}
+
+fn a_host_that_lost_everything_joins_anew() {
+    let mut rack = platform();
+    let lost = others(rack.until_led(&[1, 2, 3]))[0];
+    let rest = others(lost);
+    let life = Life::begin(&rack, &rest);
+    rack.kill(lost);
+    rack.wipe(lost);
+    let token = rack.succeed(rest[0], &["token", "create", "--uses", "1", "-o", "name"]);
+    rack.succeed(rest[0], &["cluster", "remove", &format!("host-{lost}")]);
+    let contact = format!("{}:8100", rack.address(rest[0]));
+    rack.start(lost, &["--join", &contact, "--token", token.trim()]);
+    eventually("it votes", PATIENCE, || {
+        let voters = rack.voters(rest[0]);
+        (voters.len() == 3 && voters.iter().any(|voter| voter.starts_with(&rack.address(lost)))).then_some(())
+    });
+    until_serving(&rack, lost);
+    life.go_on(20);
+    life.end("a host that lost everything", &rack, &[1, 2, 3]);
+}
+
+fn two_of_three_come_back() {
+    let mut rack = platform();
+    let leader = rack.until_led(&[1, 2, 3]);
+    let rest = others(leader);
+    let life = Life::begin(&rack, &[rest[0]]);
+    rack.kill(leader);
+    rack.kill(rest[1]);
+    // Nothing can be decided; what is warm goes on.
+    let calls = life.calls[0].1.ended();
+    eventually("calls go on", PATIENCE, || (life.calls[0].1.ended() >= calls + 100).then_some(()));
+    assert_eq!(rack.cluster(rest[0])["members"].as_array().map(Vec::len), Some(3), "who is there can be asked");
+    rack.launch(leader, &[]);
+    rack.launch(rest[1], &[]);
+    rack.until_ready(leader);
+    rack.until_ready(rest[1]);
+    life.go_on(20);
+    life.end("two of three lost", &rack, &[1, 2, 3]);
+}
