@@ -133,9 +133,9 @@ impl Peers {
                         if actual == *digest {
                             return Ok(());
                         }
-                        is_alone |= senders.len() > 1;
-                        is_hopeful |= senders.len() > 1;
-                        if senders.len() <= 1 {
+                        if senders.len() > 1 {
+                            (is_alone, is_hopeful) = (true, true);
+                        } else {
                             let liar = senders.first().copied().unwrap_or(peer.node);
                             self.exclude(liar, format!("it sent {actual} as {digest}"));
                         }

@@ -406,3 +406,35 @@ async fn requests_are_looked_at_before_they_are_answered() {
     let none = BlobRequest { sha256: vec![0; 32], offset: 0 };
     assert_eq!(client.blob(none).await.expect_err("it is not there").code(), Code::NotFound);
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(16))]
+
+    #[test]
+    fn whatever_peers_do_an_image_comes_as_it_is_or_not_at_all(
+        // Fewer than it takes until two peers that send nothing are given up.
+        moods in proptest::collection::vec(proptest::sample::select(&Mood::THAT_END[..]), 0..9),
+    ) {
+        let runtime = tokio::runtime::Runtime::new().expect("it starts");
+        let is_kind = moods.iter().all(|mood| matches!(mood, Mood::Kind | Mood::Busy | Mood::BreaksOff));
+        let outcome = runtime.block_on(async {
+            let three = Three::start(hasty()).await;
+            three.script.moods().extend(moods);
+            let outcome = fetch(&three.store, &three.image, &three.peers()).await;
+            match &outcome {
+                Ok(built) => {
+                    assert_eq!((built.image, three.store.has(&three.image)), (three.image, true));
+                    let root = three.store.rootfs(&three.image).await.expect("it was unpacked before it was listed");
+                    assert_eq!(fs::read(root.layers[0].join("run")).expect("it is there"), [b'a'; LARGE]);
+                }
+                Err(error) => {
+                    assert!(matches!(**error, PullError::Peers { .. }), "{error:?}");
+                    assert!(three.store.list().is_empty());
+                }
+            }
+            settled(three.folder.path()).await;
+            outcome.map(drop)
+        });
+        proptest::prop_assert!(outcome.is_ok() || !is_kind, "peers that only break off give it in the end: {outcome:?}");
+    }
+}

@@ -40,6 +40,20 @@ pub(super) enum Mood {
     Busy,
 }
 
+impl Mood {
+    /// Those that need not be waited for.
+    pub(super) const THAT_END: [Self; 8] = [
+        Self::Kind,
+        Self::BreaksOff,
+        Self::LiesAndBreaksOff,
+        Self::Lies,
+        Self::EndsEarly,
+        Self::SaysMore,
+        Self::Shouts,
+        Self::Busy,
+    ];
+}
+
 /// What peers do next, whichever of them is asked, and what they were asked.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
