@@ -18,10 +18,10 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// Calls a second.
-const CALLS: u32 = 50;
+const CALLS: u32 = 200;
 
-/// Changes and reads a second.
-const OPERATIONS: u32 = 20;
+/// Changes and reads a second: of three, two are changes.
+const OPERATIONS: u32 = 30;
 
 /// How long anything may take; only a failure waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -55,7 +55,10 @@ impl Life {
     fn begin(rack: &Rack, hosts: &[usize]) -> Self {
         let share = CALLS / u32::try_from(hosts.len()).expect("a rack is small");
         let load = |host: &usize| (*host, Load::start(&rack.url(*host, "/function/steady"), share, LOAD_MAX));
-        let this = Self { calls: hosts.iter().map(load).collect(), writers: Writers::start(rack, hosts, "steady", OPERATIONS) };
+        let this = Self {
+            calls: hosts.iter().map(load).collect(),
+            writers: Writers::start(rack, hosts, "steady", OPERATIONS),
+        };
         this.go_on(20);
         this
     }
@@ -63,7 +66,9 @@ impl Life {
     /// Waits until so many more changes were acknowledged.
     fn go_on(&self, more: usize) {
         let reached = self.writers.acknowledged();
-        eventually("changes are acknowledged", PATIENCE, || (self.writers.acknowledged() >= reached + more).then_some(()));
+        eventually("changes are acknowledged", PATIENCE, || {
+            (self.writers.acknowledged() >= reached + more).then_some(())
+        });
     }
 
     /// Ends it: no call failed, one order explains all changes and reads, and the hosts agree about what holds.
@@ -90,11 +95,15 @@ fn agree(rack: &Rack, hosts: &[usize], report: &WritersReport) {
     let mut held = Vec::new();
     for host in hosts {
         let found = eventually("a host answers", PATIENCE, || {
-            let reply = rack.operate(*host, "GET", "/v1/functions/steady", b"").ok().filter(|reply| reply.status == 200)?;
+            let reply =
+                rack.operate(*host, "GET", "/v1/functions/steady", b"").ok().filter(|reply| reply.status == 200)?;
             serde_json::from_str::<serde_json::Value>(&reply.body).ok()
         });
-        let place = (found["index"].as_u64().unwrap_or(0), found["scaling"]["max"].as_u64().unwrap_or(0));
-        assert!(place.0 > index || place == (index, limit), "host {host} holds {place:?}, acknowledged was {index}: {limit}");
+        let place = (found["index"].as_u64().unwrap_or(0), found["scaling"]["idle_max_ms"].as_u64().unwrap_or(0));
+        assert!(
+            place.0 > index || place == (index, limit),
+            "host {host} holds {place:?}, acknowledged was {index}: {limit}"
+        );
         held.push(place);
     }
     assert!(held.windows(2).all(|pair| pair[0] == pair[1]), "hosts hold different things: {held:?}");

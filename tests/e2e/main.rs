@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "a test runner speaks on standard output")]
 
 mod bench;
+mod cluster;
 mod deploy;
 mod errors;
 mod examples;
@@ -27,6 +28,7 @@ fn main() {
     let is_root = tests::is_root();
     let tests = [
         bench::TESTS,
+        cluster::TESTS,
         deploy::TESTS,
         errors::TESTS,
         examples::TESTS,

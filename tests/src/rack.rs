@@ -53,6 +53,8 @@ struct Host {
 impl Rack {
     /// Makes a rack of hosts that are numbered from 1, with nothing running on them.
     pub fn new(hosts: usize) -> Self {
+        // What is timed does not begin with building it.
+        binary();
         let (process, number) = (std::process::id(), RACKS.fetch_add(1, Ordering::Relaxed));
         let name = format!("hr{}n{number}", process % 100_000);
         let subnet = format!("10.{}.{}", 64 + number % 64, process % 250);
@@ -365,7 +367,8 @@ impl Rack {
         for host in &was_founded {
             try_ip(&["-n", &self.switch(), "link", "set", &port(*host), "up"]);
             for other in 1..=self.hosts.len() {
-                let _ = silent("ip", &["-n", &self.netns(*host), "route", "del", &format!("{}/32", self.address(other))]);
+                let _ =
+                    silent("ip", &["-n", &self.netns(*host), "route", "del", &format!("{}/32", self.address(other))]);
             }
             match &self.host(*host).agent {
                 Some(agent) => drop(silent("kill", &["-CONT", &agent.id().to_string()])),

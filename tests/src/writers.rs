@@ -1,6 +1,6 @@
 //! Clients that change and read one function through all hosts, and whether one order of everything explains what they saw.
 //!
-//! Every write gives the function a limit that no other write gives it, and is answered with the index of the cluster's state
+//! Every write gives the function an idle limit that no other write gives it, and is answered with the index of the cluster's state
 //! after it; a read tells both. So every operation knows its place, and whether the history is linearizable is a sweep over
 //! time: whoever begins after another has ended must stand behind it.
 
@@ -18,8 +18,8 @@ use crate::daemon::request_with;
 /// How long one operation may take before nobody knows what came of it.
 const OPERATION_MAX: Duration = Duration::from_secs(8);
 
-/// The first limit that is written: below it lie those that people would write.
-const LIMIT_FIRST: u64 = 1000;
+/// The first limit that is written, in milliseconds of idling: nothing idles for so long here.
+const LIMIT_FIRST: u64 = 3_600_001;
 
 /// Clients at work.
 #[derive(Debug)]
@@ -121,7 +121,7 @@ impl Client {
         let header = Some(("authorization", format!("Bearer {}", self.token)));
         let reply = match written {
             Some(limit) => {
-                let (url, body) = (format!("{}/scale", self.url), format!("{{\"max\": {limit}}}"));
+                let (url, body) = (format!("{}/scale", self.url), format!("{{\"idle_max_ms\": {limit}}}"));
                 request_with(&self.agent, "PUT", &url, header, body.as_bytes())
             }
             None => request_with(&self.agent, "GET", &self.url, header, b""),
@@ -129,7 +129,7 @@ impl Client {
         let reply = reply.ok().filter(|reply| reply.status == 200)?;
         let answer: Value = serde_json::from_str(&reply.body).ok()?;
         let index = answer["index"].as_u64()?;
-        Some((index, written.or_else(|| answer["scaling"]["max"].as_u64())?))
+        Some((index, written.or_else(|| answer["scaling"]["idle_max_ms"].as_u64())?))
     }
 }
 

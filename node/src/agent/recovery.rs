@@ -38,6 +38,10 @@ impl Driver {
 
     fn claim(&self, sandbox: &Sandbox) -> Option<(InstanceId, RevisionId, Purpose)> {
         let label = Label::parse(sandbox.label())?;
+        // What another node has started, whose data lay here before, is nothing of this one.
+        if label.instance.origin != 0 && label.instance.origin != self.means.node.0 {
+            return None;
+        }
         let runtime = self.means.raft.read(|state| {
             let function = state.functions.get(&label.revision.function)?;
             Some(function.revisions.get(&label.revision.number)?.spec.runtime)
