@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_plane::model::Digest;
+use control_plane::model::{Digest, RevisionSpec, Runtime};
 use control_plane::state::State;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Means;
 use crate::error_chain;
-use crate::image::{ImagePeers, Store};
+use crate::image::{Capture, ImagePeers, Store};
 use crate::raft::Raft;
 
 /// How long there is between two looks at a state that changes all the time.
@@ -36,12 +36,14 @@ pub(super) struct Prefetch {
     peers: Arc<dyn ImagePeers>,
     /// What did not come, how often, and when it is tried again.
     failed: BTreeMap<Digest, (u32, Instant)>,
+    /// Whether this machine's own Python was looked at.
+    has_captured: bool,
 }
 
 impl Prefetch {
     pub(super) fn new(means: &Means) -> Self {
         let (raft, images, peers) = (means.raft.clone(), means.images.clone(), Arc::clone(&means.peers));
-        Self { raft, images, peers, failed: BTreeMap::new() }
+        Self { raft, images, peers, failed: BTreeMap::new(), has_captured: false }
     }
 
     /// Follows the applied state until `stop`.
@@ -87,6 +89,30 @@ impl Prefetch {
                 self.fetch(image).await;
             }
         }
+        self.capture_own_python().await;
+    }
+
+    /// Captures this machine's Python once a function runs that brought its own from a peer.
+    ///
+    /// Equal machines have equal layers, so that what came turns out to be this machine's own, whose instances are forked.
+    async fn capture_own_python(&mut self) {
+        if self.has_captured {
+            return;
+        }
+        for image in self.raft.read(of_python) {
+            match self.images.rootfs(&image).await {
+                Ok(root) if root.captured.is_empty() => {}
+                Ok(_) | Err(_) => continue,
+            }
+            self.has_captured = true;
+            match self.images.capture(Capture::Python3, "python3".to_owned()).await {
+                Ok(base) => tracing::debug!(%base, "captured this machine's Python"),
+                Err(error) => {
+                    tracing::debug!(error = error_chain::text(&error), "this machine has no Python of its own")
+                }
+            }
+            return;
+        }
     }
 
     async fn fetch(&mut self, image: Digest) {
@@ -105,20 +131,27 @@ impl Prefetch {
     }
 }
 
-/// Returns the images of every revision that may be started: live ones and candidates.
-fn wanted(state: &State) -> BTreeSet<Digest> {
-    let functions = state.functions.values();
-    let revisions = functions.flat_map(|function| {
+/// Returns every revision that may be started: live ones and candidates.
+fn startable(state: &State) -> impl Iterator<Item = &RevisionSpec> {
+    let revisions = state.functions.values().flat_map(|function| {
         [function.live, function.candidate].into_iter().flatten().filter_map(|number| function.revisions.get(&number))
     });
-    revisions.map(|revision| revision.spec.image).collect()
+    revisions.map(|revision| &revision.spec)
+}
+
+/// Returns the images that may be started.
+fn wanted(state: &State) -> BTreeSet<Digest> {
+    startable(state).map(|spec| spec.image).collect()
+}
+
+/// Returns the images of handlers in Python.
+fn of_python(state: &State) -> BTreeSet<Digest> {
+    startable(state).filter(|spec| spec.runtime == Runtime::Python3).map(|spec| spec.image).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use control_plane::model::{
-        Bytes, Concurrency, FunctionSpec, MilliCpu, Network, NodeId, Resources, RevisionSpec, Runtime, Scaling,
-    };
+    use control_plane::model::{Bytes, Concurrency, FunctionSpec, MilliCpu, Network, NodeId, Resources, Scaling};
     use control_plane::state::Command;
 
     use super::*;

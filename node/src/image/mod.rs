@@ -282,7 +282,11 @@ impl Store {
     fn mark_captured(&self, layer: &Digest) -> io::Result<()> {
         let mut index = self.index();
         index.captured.insert(layer.to_string());
-        self.write_index(&index)
+        self.write_index(&index)?;
+        drop(index);
+        // What came from elsewhere may turn out to be this machine's own.
+        self.roots().clear();
+        Ok(())
     }
 
     fn is_captured(&self, layer: &str) -> bool {
