@@ -201,6 +201,7 @@ mod tests {
             images: images.clone(),
             peers: Arc::new(Known::from([&peer, &other])),
             failed: BTreeMap::new(),
+            has_captured: true,
         };
         prefetch.fetch_missing().await;
         assert!(images.list().is_empty(), "nothing runs yet");
