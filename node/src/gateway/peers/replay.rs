@@ -51,6 +51,8 @@ pub(in crate::gateway) enum Lent {
     },
 }
 
+type BodyError = Box<dyn Error + Send + Sync>;
+
 /// Somebody else gets the body now.
 #[derive(Debug, thiserror::Error)]
 #[error("the body is sent to another peer")]
@@ -118,7 +120,7 @@ impl Replay {
 }
 
 impl Coming {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Box<dyn Error + Send + Sync>>>> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.is_over {
             return Poll::Ready(None);
         }
@@ -144,7 +146,7 @@ impl Coming {
 
 impl Body for Lent {
     type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,

@@ -27,16 +27,15 @@ async fn rude(manner: Rude) -> (SocketAddr, Arc<AtomicUsize>) {
         while let Ok((socket, _)) = listener.accept().await {
             let count = Arc::clone(&count);
             tokio::spawn(async move {
-                let mut connection = h2::server::handshake(socket).await.unwrap();
                 if let Rude::GoAway = manner {
-                    connection.abrupt_shutdown(Reason::NO_ERROR);
+                    return leave(socket).await;
                 }
+                let mut connection = h2::server::handshake(socket).await.unwrap();
                 while let Some(Ok((_request, mut respond))) = connection.accept().await {
                     count.fetch_add(1, Ordering::Relaxed);
                     match manner {
                         Rude::Refuse => respond.send_reset(Reason::REFUSED_STREAM),
-                        Rude::GoAway => {}
-                        Rude::Die => return,
+                        Rude::GoAway | Rude::Die => return,
                         Rude::Stranger => drop(respond.send_response(Response::new(()), true).unwrap()),
                     }
                 }
@@ -44,6 +43,14 @@ async fn rude(manner: Rude) -> (SocketAddr, Arc<AtomicUsize>) {
         }
     });
     (address, calls)
+}
+
+/// Says that the last stream that will be served is none, and listens until the other end has closed.
+async fn leave(mut socket: TcpStream) {
+    const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+    const GO_AWAY: &[u8] = b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    socket.write_all(&[SETTINGS, GO_AWAY].concat()).await.unwrap();
+    while matches!(socket.read(&mut [0; 1024]).await, Ok(1..)) {}
 }
 
 /// Starts node 1, which is full, a peer 2 of that manner, and node 3, which has an instance of `web`.
