@@ -41,8 +41,12 @@ use super::failure::CallFailure;
 use super::lease::Lease;
 use super::run::Call;
 
-/// How many bytes of one stream's body may be on their way between two nodes, and of all streams of a connection.
-const WINDOWS: [u32; 2] = [512 << 10, 8 << 20];
+/// How many calls one connection of a peer has open at once; further ones wait where they came in.
+const STREAMS_MAX: u32 = 1000;
+
+/// How many bytes of one stream's body may be on their way between two nodes, and of all streams of a connection: callers
+/// that do not read their answers must not hold up the others.
+const WINDOWS: [u32; 2] = [128 << 10, STREAMS_MAX * (128 << 10)];
 
 /// How many bytes wait per stream for a node that reads slowly.
 const SEND_BUFFER_MAX: usize = 256 << 10;

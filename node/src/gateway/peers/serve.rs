@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::wire::{Ask, HOP, Kind, Told};
-use super::{PING, SEND_BUFFER_MAX, WINDOWS};
+use super::{PING, SEND_BUFFER_MAX, STREAMS_MAX, WINDOWS};
 use crate::clock;
 use crate::gateway::body::{ReplyBody, collect};
 use crate::gateway::call::{Answered, Way};
@@ -25,9 +25,6 @@ use crate::gateway::invoke::live;
 use crate::gateway::record::{CallRecord, Ongoing};
 use crate::gateway::run::Call;
 use crate::gateway::{Core, Gateway};
-
-/// How many calls one connection of a peer has open at once; further ones wait at the peer.
-const STREAMS_MAX: u32 = 1000;
 
 /// How many calls of a connection may be given up before this node got to look at them.
 const RESETS_MAX: usize = 1000;
