@@ -262,6 +262,11 @@ impl Dispatch {
         self.instances.len()
     }
 
+    /// Returns how many instances take invocations.
+    pub fn taking(&self) -> usize {
+        self.instances.values().filter(|slots| !slots.is_draining).count()
+    }
+
     /// Returns how many instances are asked for beyond those that are ready.
     pub fn wanted(&self) -> u32 {
         self.wanted
@@ -349,8 +354,7 @@ impl Dispatch {
     fn want(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let concurrency = u32::from(self.limits.concurrency.get());
         let waiting = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
-        let taking = self.instances.values().filter(|slots| !slots.is_draining).count();
-        let taking = u32::try_from(taking).unwrap_or(u32::MAX);
+        let taking = u32::try_from(self.taking()).unwrap_or(u32::MAX);
         let needed = waiting.div_ceil(concurrency).min(self.limits.instances_max.saturating_sub(taking));
         let allowed = self.guard.allow(now, taking, self.wanted, needed);
         if allowed != self.wanted {

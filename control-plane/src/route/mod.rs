@@ -12,12 +12,14 @@
 //! The table is made once per change of the state and then only read; a look-up costs one search per segment of the
 //! path, however many functions there are.
 
+mod elsewhere;
 mod near;
 mod paths;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use self::elsewhere::Elsewhere;
 use self::paths::{Paths, Search};
 use crate::model::{AppName, FunctionName, Method, RevisionId, RevisionNumber, Runtime, Trigger};
 use crate::planted::planted;

@@ -4,6 +4,7 @@
 //!   cold     first byte of a sandbox, beside other OCI runtimes and a bare exec; first answer of a function at zero
 //!   burst    a hundred and five hundred first calls at once, beside another OCI runtime doing the same
 //!   warm     what a call costs beyond calling its function directly; requests a second beside nginx
+//!   hop      what the way through a second node adds to a call
 //!   commits  writes that three voters have agreed on and kept, beside etcd
 //!   memory   what the daemon, a sandbox nobody uses yet, and an idle instance hold
 //! ```
@@ -17,6 +18,7 @@ mod burst;
 mod cold;
 mod commits;
 mod driven;
+mod hop;
 mod http;
 mod load;
 mod memory;
@@ -62,6 +64,8 @@ pub enum Kind {
     Burst,
     /// Calls of running instances.
     Warm,
+    /// Calls through a second node.
+    Hop,
     /// Writes to a replicated log.
     Commits,
     /// What is held in memory.
@@ -128,13 +132,14 @@ impl std::fmt::Debug for Bench<'_> {
 impl Bench<'_> {
     /// Measures. Needs a runtime with threads, and must not run on one of them: it blocks.
     pub async fn run(&self, kind: Kind) -> Result<Report, BenchError> {
-        if kind != Kind::Commits && !nix::unistd::geteuid().is_root() {
+        if !matches!(kind, Kind::Commits | Kind::Hop) && !nix::unistd::geteuid().is_root() {
             return Err(BenchError::NotRoot);
         }
         match kind {
             Kind::Cold => cold::run(self).await,
             Kind::Burst => burst::run(self).await,
             Kind::Warm => warm::run(self),
+            Kind::Hop => hop::run(self).await,
             Kind::Commits => commits::run(self).await,
             Kind::Memory => memory::run(self).await,
         }

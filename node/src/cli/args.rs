@@ -505,6 +505,9 @@ pub(super) enum BenchKind {
     /// What the gateway adds to a call, and requests a second beside nginx.
     #[command(before_help = "Examples:\n  hearth bench warm\n  hearth bench warm --rounds 30 -o json")]
     Warm(BenchOptions),
+    /// What the way through a second node adds to a warm call; needs no root.
+    #[command(before_help = "Examples:\n  hearth bench hop\n  hearth bench hop --rounds 100 -o json")]
+    Hop(BenchOptions),
     /// Writes that three voters have agreed on and kept, beside etcd; needs no root.
     #[command(before_help = "Examples:\n  hearth bench commits\n  hearth bench commits --rounds 20 -o json")]
     Commits(BenchOptions),

@@ -18,6 +18,7 @@ pub(super) async fn bench(arguments: Arguments) -> Result<(), Failure> {
         BenchKind::Cold(options) => (Kind::Cold, options),
         BenchKind::Burst(options) => (Kind::Burst, options),
         BenchKind::Warm(options) => (Kind::Warm, options),
+        BenchKind::Hop(options) => (Kind::Hop, options),
         BenchKind::Commits(options) => (Kind::Commits, options),
         BenchKind::Memory(options) => (Kind::Memory, options),
     };

@@ -18,6 +18,7 @@ mod transfer;
 mod voters;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -35,11 +36,11 @@ pub use self::presence::{BEAT_EVERY, Presence};
 pub use self::standing::{Contact, FOUNDER, Standing, StandingError};
 
 use crate::agent::Instances;
-use crate::auth::{PeerId, PeerTls};
+use crate::auth::{PeerId, PeerTls, Protocol};
 use crate::clock::Clock;
-use crate::gateway::Traffic;
+use crate::gateway::{Dial, Dialing, PeerIo, Traffic};
 use crate::image::{ImagePeer, ImagePeers, Store};
-use crate::peering::{Dialer, Door};
+use crate::peering::{Dialer, Door, PeerStream};
 use crate::raft::{self, Raft};
 
 /// How long a question to another node may take.
@@ -136,22 +137,32 @@ impl Cluster {
     }
 
     /// Answers other nodes on `listener` until `stop`, once the consensus of this node runs.
-    pub fn serve(&self, raft: &Raft, images: &Store, listener: TcpListener, stop: &CancellationToken) {
+    ///
+    /// Returns the connections over which peers hand calls over.
+    pub fn serve(
+        &self,
+        raft: &Raft,
+        images: &Store,
+        listener: TcpListener,
+        stop: &CancellationToken,
+    ) -> mpsc::Receiver<PeerStream> {
         // It is opened once, with this.
         let _ = self.0.raft.set(raft.clone());
-        let (door, mut visitors) = Door::new(listener, self.0.tls.clone());
+        let (door, visitors) = Door::new(listener, self.0.tls.clone());
+        let (mut rpc, mut join) = (visitors.rpc, visitors.join);
         tokio::spawn(door.keep(stop.clone()));
         let routes = raft.routes().add_service(service::server(self)).add_service(images.sharing());
-        let incoming = futures_util::stream::poll_fn(move |context| visitors.rpc.poll_recv(context));
+        let incoming = futures_util::stream::poll_fn(move |context| rpc.poll_recv(context));
         let check = {
             let raft = raft.clone();
             move |caller: Option<PeerId>| caller.is_some_and(|peer| admits(&raft, peer.node))
         };
         tokio::spawn(told(raft::serve(incoming, routes, check, stop.clone())));
-        let joining = futures_util::stream::poll_fn(move |context| visitors.join.poll_recv(context));
+        let joining = futures_util::stream::poll_fn(move |context| join.poll_recv(context));
         // Whoever joins has nothing to be known by; all it may do is show a secret.
         tokio::spawn(told(raft::serve(joining, admission::routes(self), |_| true, stop.clone())));
         tokio::spawn(voters::run(self.clone(), raft.clone(), stop.clone()));
+        visitors.calls
     }
 
     /// Returns where another node is reached, as far as this one knows.
@@ -170,6 +181,17 @@ impl Cluster {
 
     fn addresses(&self) -> MutexGuard<'_, BTreeMap<NodeId, String>> {
         self.0.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Dial for Cluster {
+    fn dial(&self, node: NodeId) -> Dialing<'_> {
+        Box::pin(async move {
+            let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("nobody knows where {node} is"));
+            let address = self.address_of(node).ok_or_else(unknown)?;
+            let stream = self.dialer().dial(node, &address, Protocol::Calls).await?;
+            Ok(Box::new(stream) as Box<dyn PeerIo>)
+        })
     }
 }
 

@@ -32,6 +32,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::http::clean_hop_by_hop;
 pub use self::http::{AnswerBody, AnswerBodyError, Http, HttpFailure};
 pub use capture::{Capture, OutputLimits};
 pub use channel::{Channel, EventChannel};

@@ -35,6 +35,7 @@ use crate::data_dir::{self, DataDir};
 use crate::gateway::{Gateway, QUEUE_MAX, Traffic};
 use crate::image::{self, Store, ToolSettings};
 use crate::leader;
+use crate::peering::PeerStream;
 use crate::raft::{self, Raft};
 use crate::sandbox::{self, Sandboxes};
 use crate::telemetry::logs::{self, LogStore};
@@ -213,11 +214,18 @@ impl Daemon {
         let raft_config = raft::Config { dir: data_dir.raft(), node };
         let raft = Raft::open(raft_config, Some(cluster.raft_peers()), clock.clone()).await?;
         let images = Store::open(&data_dir.images(), image_settings(&config)).map_err(StartError::Images)?;
-        cluster.serve(&raft, &images, peers_listener, &stop);
+        let handed_over = cluster.serve(&raft, &images, peers_listener, &stop);
         let (sandboxes, adopted) = Sandboxes::start(sandbox_config(&config, &data_dir)?)?;
 
         let observer = Arc::new(Counter::new(Arc::clone(&metrics)));
-        let gateway = Gateway::new(traffic.clone(), clock.clone(), observer::limits(&config), observer);
+        let gateway = Gateway::among_peers(
+            traffic.clone(),
+            clock.clone(),
+            observer::limits(&config),
+            observer,
+            node,
+            Arc::new(cluster.clone()),
+        );
         let stop_gateway = CancellationToken::new();
         let (reports_tx, reports) = mpsc::channel(REPORTS_MAX);
 
@@ -253,6 +261,7 @@ impl Daemon {
         );
         history::follow(events.clone(), raft.clone(), node, clock.clone(), stop.clone());
 
+        tokio::spawn(take_calls(gateway.clone(), handed_over, stop_gateway.clone()));
         let serving = tokio::spawn({
             let (gateway, stop, grace) = (gateway.clone(), stop_gateway.clone(), config.gateway.drain.0);
             async move {
@@ -395,6 +404,15 @@ async fn stand(config: &Config, folder: &Path, clock: &Clock) -> Result<(Standin
     let Entered { standing, seen } = cluster::enter(folder, &config.join.address, &token, clock).await?;
     tracing::info!(node = %standing.peer().node, cluster = %standing.peer().cluster, "joined");
     Ok((standing, seen))
+}
+
+/// Serves the calls that peers hand over, each connection of theirs in a task of its own.
+async fn take_calls(gateway: Gateway, mut handed_over: mpsc::Receiver<PeerStream>, stop: CancellationToken) {
+    while let Some(stream) = handed_over.recv().await {
+        let Some(peer) = stream.peer() else { continue };
+        let (gateway, stop) = (gateway.clone(), stop.clone());
+        tokio::spawn(async move { gateway.serve_peer(stream, peer.node, stop).await });
+    }
 }
 
 /// Logs a task that ended by a panic.

@@ -37,7 +37,7 @@ impl Counter {
 
 impl Observer for Counter {
     fn on_done(&self, record: &CallRecord) {
-        let Some(function) = &record.function else { return };
+        let Some(function) = record.function.as_ref().filter(|_| record.is_counted()) else { return };
         let start = record.phases.start.map(|start| {
             [(StartPhase::Place, start.place), (StartPhase::Sandbox, start.sandbox), (StartPhase::Init, start.init)]
         });

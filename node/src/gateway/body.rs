@@ -92,6 +92,11 @@ impl Inbound {
     pub(super) fn new(body: Option<Incoming>, limit: u64, meter: Arc<Meter>) -> Self {
         Self { body, limit, meter }
     }
+
+    /// Returns whether the body was cut off at its limit.
+    pub(super) fn is_overlong(&self) -> bool {
+        self.meter.is_overlong()
+    }
 }
 
 impl Body for Inbound {
@@ -141,6 +146,8 @@ enum Source {
     Whole(Bytes),
     Http(AnswerBody),
     Event(Streaming),
+    /// It comes from a peer.
+    Away(Incoming),
 }
 
 /// An answer that a handler of events streams.
@@ -185,6 +192,10 @@ impl ReplyBody {
     pub(super) fn event(stream: AnswerStream, lease: Lease, ongoing: Ongoing) -> Self {
         let streaming = Streaming { next: Some(next(stream)), lease: Some(lease) };
         Self { source: Source::Event(streaming), ongoing: Some(ongoing), meter: None }
+    }
+
+    pub(super) fn away(body: Incoming, ongoing: Ongoing, meter: Option<Arc<Meter>>) -> Self {
+        Self { source: Source::Away(body), ongoing: Some(ongoing), meter }
     }
 
     pub(super) fn set_status(&mut self, status: u16) {
@@ -235,6 +246,13 @@ impl Body for ReplyBody {
                 Some(Ok(frame)) => Ok(Some(frame)),
                 Some(Err(error)) => Err(error.into()),
             },
+            Source::Away(body) => match ready!(Pin::new(&mut *body).poll_frame(context)) {
+                // A stream that is reset without an error is not at its end.
+                None if !body.is_end_stream() => Err("the peer broke off its answer".into()),
+                None => Ok(None),
+                Some(Ok(frame)) => Ok(Some(frame)),
+                Some(Err(error)) => Err(error.into()),
+            },
             Source::Event(streaming) => match ready!(streaming.poll(context)) {
                 None => Ok(None),
                 Some(Ok(bytes)) => Ok(Some(Frame::data(bytes))),
@@ -265,6 +283,7 @@ impl Body for ReplyBody {
             Source::Whole(bytes) => bytes.is_empty(),
             Source::Http(body) => body.is_end_stream(),
             Source::Event(streaming) => streaming.next.is_none(),
+            Source::Away(body) => body.is_end_stream(),
         }
     }
 
@@ -273,6 +292,7 @@ impl Body for ReplyBody {
             Source::Whole(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
             Source::Http(body) => body.size_hint(),
             Source::Event(_) => SizeHint::default(),
+            Source::Away(body) => body.size_hint(),
         }
     }
 }

@@ -69,6 +69,9 @@ pub enum CallFailure {
         /// The function.
         function: FunctionName,
     },
+    /// The request asks for an upgrade, and the function runs on another node.
+    #[error("WebSocket connections are served only by a node that has an instance of the function or room for one")]
+    NoUpgrade,
     /// The function was never live.
     #[error("{function} is starting for the first time")]
     Starting {
@@ -155,6 +158,7 @@ impl CallFailure {
             Self::BadRequest(_) | Self::NoEvents { .. } => StatusCode::BAD_REQUEST,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::NoUpgrade => StatusCode::NOT_IMPLEMENTED,
             Self::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Starting { .. }
             | Self::NeverStarted { .. }
@@ -177,6 +181,7 @@ impl CallFailure {
             | Self::TooLarge { .. }
             | Self::SlowBody { .. }
             | Self::NoEvents { .. } => CallOutcome::BadRequest,
+            Self::NoUpgrade => CallOutcome::Refused,
             Self::Starting { .. }
             | Self::NeverStarted { .. }
             | Self::QueueFull { .. }
@@ -195,6 +200,7 @@ impl CallFailure {
             Self::NoFunction { nearest, .. } => nearest.as_ref().map(|name| format!("did you mean {name}?")),
             Self::NotFound { .. } => Some("every function is also reached at /function/NAME".to_owned()),
             Self::MethodNotAllowed { allowed } => Some(format!("use {}", allow(*allowed))),
+            Self::NoUpgrade => Some("connect to a node that `hearth get instances` shows for the function".to_owned()),
             Self::NoEvents { function } => Some(format!("send a request to /function/{function} instead")),
             Self::NoRevision(_)
             | Self::BadRequest(_)
@@ -256,6 +262,7 @@ impl CallFailure {
             | Self::TooLarge { .. }
             | Self::SlowBody { .. }
             | Self::NoEvents { .. }
+            | Self::NoUpgrade
             | Self::TimedOut { .. } => {}
         }
     }

@@ -9,6 +9,7 @@ use http::{Uri, Version};
 
 use super::client::Client;
 use super::failure::CallFailure;
+use super::peers::HOP;
 
 /// Names a call to its caller and to its function.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-hearth-request-id");
@@ -79,6 +80,8 @@ pub(super) fn cut_prefix(parts: &mut Parts, prefix_length: usize) -> Result<(), 
 
 /// Adds what proxies add. Earlier ones are believed about protocol and host, as far as the function cares to.
 pub(super) fn add_headers(headers: &mut HeaderMap, client: &Client, request_id: &HeaderValue) {
+    // Only a peer says this, on a connection of its own.
+    headers.remove(HOP);
     append(headers, FORWARDED_FOR, client.address());
     if !headers.contains_key(&FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));

@@ -9,6 +9,7 @@ use http::{Method, Uri};
 use tokio::time::{Instant, timeout_at};
 
 use super::failure::CallFailure;
+use super::peers::Seat;
 use super::phases::Phases;
 use super::record::{CallOutcome, CallRecord, Ongoing};
 use super::run::{Answer, Call};
@@ -87,8 +88,18 @@ impl Core {
                 .cloned()
                 .ok_or_else(|| CallFailure::NoRevision(RevisionId { function: function.clone(), number }))?,
         };
-        let mut call = Call { id, function, served, is_pinned: version.is_some(), record, client: None };
-        match self.run_event(&mut call, payload, None).await? {
+        let mut call = Call { id, function, served, is_pinned: version.is_some(), record, client: None, from: None };
+        self.invoke_call(&mut call, payload).await
+    }
+
+    /// Has a bare event answered, here or by a peer.
+    pub(super) async fn invoke_call(&self, call: &mut Call<'_>, payload: Bytes) -> Result<Bytes, CallFailure> {
+        let limit = self.limits.event_body_max;
+        let lease = match self.seat(call).await? {
+            Seat::Here(lease) => lease,
+            Seat::Away(order) => return Box::pin(self.forward_event(call, payload, order)).await,
+        };
+        match self.run_event(call, payload, Some(lease)).await? {
             Answer::Whole(bytes) => Ok(bytes),
             Answer::Stream(stream, mut lease) => {
                 let timeout = call.served.timeout;

@@ -279,6 +279,11 @@ impl Line {
         state.is_retired && state.seats.is_empty()
     }
 
+    /// Returns whether an instance takes calls.
+    pub(super) fn takes_calls(&self) -> bool {
+        self.lock().dispatch.taking() > 0
+    }
+
     /// Returns how many calls an instance has.
     pub(super) fn in_flight_on(&self, instance: InstanceId) -> u16 {
         self.lock().dispatch.in_flight_on(instance)

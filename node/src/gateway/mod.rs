@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! connection ─▶ server ─▶ call: which function? ─▶ traffic: which instance? ─▶ run: over its channel
+//!                                                    └ none here ─▶ peers: who else? ─▶ a peer's gateway
 //!                                                    ▲            │
 //!                                      agent: ready, gone         └▶ agent: wanted, retired, kill
 //! ```
@@ -25,6 +26,7 @@ mod lanes;
 mod lease;
 mod limits;
 mod line;
+mod peers;
 mod phases;
 mod record;
 mod run;
@@ -35,6 +37,7 @@ mod traffic;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use control_plane::model::NodeId;
 use control_plane::route::RouteTable;
 use control_plane::state::State;
 
@@ -45,11 +48,13 @@ pub use invoke::InvokeOutcome;
 pub use lease::Lease;
 pub use limits::Limits;
 pub use line::Load;
+pub use peers::{Dial, Dialing, PeerIo};
 pub use phases::{Phases, StartPhases};
 pub use record::{CallOutcome, CallRecord, Observer, Unobserved};
 pub use server::Drained;
 pub use traffic::{QUEUE_MAX, Traffic};
 
+use self::peers::Peers;
 use crate::clock::Clock;
 
 /// Takes invocations and has them answered. Cheap to clone.
@@ -66,12 +71,28 @@ struct Core {
     limits: Limits,
     observer: Arc<dyn Observer>,
     routes: RwLock<Arc<RouteTable>>,
+    /// The way to other nodes, where there may be any.
+    peers: Option<Peers>,
 }
 
 impl Gateway {
-    /// Returns a gateway without routes.
+    /// Returns a gateway without routes, whose node has no peers.
     pub fn new(traffic: Traffic, clock: Clock, limits: Limits, observer: Arc<dyn Observer>) -> Self {
-        Self { core: Arc::new(Core { traffic, clock, limits, observer, routes: RwLock::default() }) }
+        Self { core: Arc::new(Core { traffic, clock, limits, observer, routes: RwLock::default(), peers: None }) }
+    }
+
+    /// Returns a gateway without routes, of a node that passes on what it cannot serve: `dial` connects to the others,
+    /// which take the calls with [`Gateway::serve_peer`].
+    pub fn among_peers(
+        traffic: Traffic,
+        clock: Clock,
+        limits: Limits,
+        observer: Arc<dyn Observer>,
+        here: NodeId,
+        dial: Arc<dyn Dial>,
+    ) -> Self {
+        let peers = Some(Peers::new(here, dial));
+        Self { core: Arc::new(Core { traffic, clock, limits, observer, routes: RwLock::default(), peers }) }
     }
 
     /// Follows the applied state: its routes, and through [`Traffic`] its revisions.
@@ -80,6 +101,9 @@ impl Gateway {
     pub fn set_state(&self, state: &State) {
         // In this order there is no moment at which the routes name a revision that is not served.
         self.core.traffic.serve(state);
+        if let Some(peers) = &self.core.peers {
+            peers.set_state(state);
+        }
         let routes = Arc::new(RouteTable::new(state));
         *self.core.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
         self.core.traffic.retire(state);

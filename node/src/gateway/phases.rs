@@ -23,6 +23,8 @@ pub struct Phases {
     pub start: Option<StartPhases>,
     /// From the hand-over to the instance until its answer was there, or its head where it streams.
     pub run: Duration,
+    /// What the way to another node and back added, if one served the call.
+    pub hop: Duration,
 }
 
 impl Phases {
@@ -31,6 +33,12 @@ impl Phases {
         let explained = start.map_or(Duration::ZERO, |start| start.place + start.sandbox + start.init);
         self.queue += waited.saturating_sub(explained);
         self.start = self.start.or(start);
+    }
+
+    /// Returns the sum of all phases but the hop.
+    pub(super) fn total(&self) -> Duration {
+        let start = self.start.unwrap_or_default();
+        self.queue + start.place + start.sandbox + start.init + self.run
     }
 
     /// Returns the phases as the header `Server-Timing` has them, in milliseconds.
@@ -42,9 +50,13 @@ impl Phases {
             ("sandbox", start.sandbox),
             ("init", start.init),
             ("run", self.run),
+            ("hop", self.hop),
         ];
-        let mut text = String::with_capacity(96);
+        let mut text = String::with_capacity(112);
         for (name, duration) in phases {
+            if name == "hop" && duration.is_zero() {
+                continue;
+            }
             let separator = if text.is_empty() { "" } else { ", " };
             let millis = duration.as_secs_f64() * 1000.0;
             write!(text, "{separator}{name};dur={millis:.3}").expect("a string takes what is written to it");
@@ -65,5 +77,7 @@ mod tests {
         phases.waited(Duration::from_millis(8), Some(start));
         let expected = "queue;dur=2.000, place;dur=0.000, sandbox;dur=1.000, init;dur=5.000, run;dur=1.500";
         assert_eq!(phases.server_timing(), expected);
+        phases.hop = Duration::from_micros(150);
+        assert_eq!(phases.server_timing(), format!("{expected}, hop;dur=0.150"));
     }
 }

@@ -4,11 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_plane::model::{FunctionName, InstanceId, RevisionId};
+use control_plane::model::{FunctionName, InstanceId, NodeId, RevisionId};
 use http::{Method, Uri};
 use tokio::time::Instant;
 
+use super::call::Answered;
 use super::client::Active;
+use super::failure::CallFailure;
 use super::phases::Phases;
 
 /// Told of every call.
@@ -45,6 +47,16 @@ pub enum CallOutcome {
 }
 
 impl CallOutcome {
+    pub(super) const ALL: [Self; 7] = [
+        Self::Answered,
+        Self::FunctionError,
+        Self::InstanceError,
+        Self::TimedOut,
+        Self::Refused,
+        Self::BadRequest,
+        Self::Cancelled,
+    ];
+
     /// Returns the outcome as metrics and logs name it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -86,6 +98,12 @@ pub struct CallRecord {
     pub bytes_in: u64,
     /// How many bytes of body were sent.
     pub bytes_out: u64,
+    /// The node at which it came in, if that was another one.
+    pub forwarded_by: Option<NodeId>,
+    /// The node that answered it, if that was another one.
+    pub served_by: Option<NodeId>,
+    /// A peer was told that the call has not begun here, and looks elsewhere.
+    pub(super) is_turned: bool,
     pub(super) started: Instant,
 }
 
@@ -104,8 +122,26 @@ impl CallRecord {
             duration: Duration::ZERO,
             bytes_in: 0,
             bytes_out: 0,
+            forwarded_by: None,
+            served_by: None,
+            is_turned: false,
             started: Instant::now(),
         }
+    }
+
+    /// Returns whether this node counts the call: of the two nodes of a hop, the one that answered it does.
+    pub fn is_counted(&self) -> bool {
+        self.served_by.is_none() && !self.is_turned
+    }
+
+    /// Notes how the call went.
+    pub(super) fn end(&mut self, answered: &Result<Answered, CallFailure>) {
+        self.outcome = match answered {
+            // The peer has said how.
+            Ok(Answered::Away(..)) => self.outcome,
+            Ok(_) => CallOutcome::Answered,
+            Err(failure) => failure.outcome(),
+        };
     }
 
     /// Returns whether the call waited for an instance to start.
@@ -149,6 +185,8 @@ impl Drop for Ongoing {
             run_ms = record.phases.run.as_secs_f64() * 1000.0,
             bytes_in = record.bytes_in,
             bytes_out = record.bytes_out,
+            forwarded_by = record.forwarded_by.as_ref().map(tracing::field::display),
+            served_by = record.served_by.as_ref().map(tracing::field::display),
         );
     }
 }

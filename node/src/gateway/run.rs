@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use control_plane::dispatch::{DeclineReason, Refusal};
-use control_plane::model::{FunctionName, InvocationId};
+use control_plane::model::{FunctionName, InvocationId, NodeId};
 use control_plane::route::{Live, Served};
 use http::request::Parts;
 use http::{Request, Response};
@@ -41,6 +41,8 @@ pub(super) struct Call<'a> {
     pub(super) record: &'a mut CallRecord,
     /// The connection it came over.
     pub(super) client: Option<&'a Client>,
+    /// The peer that passed it on: it goes no further.
+    pub(super) from: Option<NodeId>,
 }
 
 /// What a function answered to an event.

@@ -181,6 +181,11 @@ impl Traffic {
         }
     }
 
+    /// Returns whether an instance of a revision takes calls here.
+    pub(super) fn takes_calls(&self, revision: &RevisionId) -> bool {
+        self.line(revision).is_some_and(|line| line.takes_calls())
+    }
+
     /// Returns how many calls an instance has right now.
     pub fn in_flight_on(&self, instance: InstanceId) -> u16 {
         let line = self.instances().get(&instance).map(Arc::clone);

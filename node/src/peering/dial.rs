@@ -60,6 +60,11 @@ pub enum PeerStream {
 }
 
 impl PeerStream {
+    /// Returns which node has proved to be at the other end.
+    pub fn peer(&self) -> Option<PeerId> {
+        self.connect_info().0
+    }
+
     /// Returns where the other end is.
     pub fn address(&self) -> io::Result<SocketAddr> {
         match self {

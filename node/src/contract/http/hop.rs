@@ -40,7 +40,7 @@ pub(super) fn prepare<B>(request: &mut Request<B>) -> Option<OnUpgrade> {
 }
 
 /// Removes what belongs to the connection a message came over.
-pub(super) fn clean(headers: &mut HeaderMap) {
+pub(crate) fn clean(headers: &mut HeaderMap) {
     let listed: Vec<HeaderName> =
         tokens(headers).filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect();
     for name in HOP_BY_HOP.iter().chain(&listed) {

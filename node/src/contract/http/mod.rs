@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 pub use self::body::{AnswerBody, AnswerBodyError};
 use self::body::{Exchange, RequestBody, RequestBodyError};
+pub(crate) use self::hop::clean as clean_hop_by_hop;
 use self::pool::{Connection, Pool};
 use super::capture::Capture;
 use super::invocation::{InitFailure, ReadyInfo};

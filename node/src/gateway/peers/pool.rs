@@ -1,0 +1,159 @@
+//! Connections to peers: HTTP/2, one for each peer on each thread that calls, kept while they live.
+//!
+//! A connection is driven on the thread that made it, so that a forwarded call wakes no other.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use control_plane::model::NodeId;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout};
+
+use super::replay::Lent;
+use super::{PING, SEND_BUFFER_MAX, WINDOWS};
+
+/// How long a connection may take to be made.
+const DIAL_MAX: Duration = Duration::from_secs(1);
+
+/// How long a peer that could not be reached is left out.
+const SHUNNED_FOR: Duration = Duration::from_secs(1);
+
+/// The most resets of one connection that are remembered at once: callers that go away come in bursts.
+const RESETS_MAX: usize = 1000;
+
+/// A connection to a peer: bytes both ways.
+pub trait PeerIo: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> PeerIo for T {}
+
+/// A connection that is being made.
+pub type Dialing<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn PeerIo>>> + Send + 'a>>;
+
+/// Makes connections to the gateways of peers.
+pub trait Dial: fmt::Debug + Send + Sync {
+    /// Connects to a node; whoever answers must have proved to be it. Dropping the future gives up.
+    fn dial(&self, node: NodeId) -> Dialing<'_>;
+}
+
+type Slot = Arc<tokio::sync::Mutex<Option<SendRequest<Lent>>>>;
+
+/// The connections to all peers.
+#[derive(Debug)]
+pub(super) struct Pool {
+    dial: Arc<dyn Dial>,
+    slots: Mutex<HashMap<(NodeId, ThreadId), Slot>>,
+    /// Peers that could not be reached, and until when they are left out.
+    shunned: Mutex<HashMap<NodeId, Instant>>,
+}
+
+/// Why there is no answer of a peer.
+#[derive(Debug)]
+pub(super) enum Undone {
+    /// The peer has not seen the call.
+    Unseen,
+    /// It may have begun.
+    Lost(hyper::Error),
+}
+
+impl Pool {
+    pub(super) fn new(dial: Arc<dyn Dial>) -> Self {
+        Self { dial, slots: Mutex::default(), shunned: Mutex::default() }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<(NodeId, ThreadId), Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shunned(&self) -> MutexGuard<'_, HashMap<NodeId, Instant>> {
+        self.shunned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether a peer could not be reached a moment ago.
+    pub(super) fn is_shunned(&self, node: NodeId) -> bool {
+        self.shunned().get(&node).is_some_and(|until| Instant::now() < *until)
+    }
+
+    /// Lets go of connections to nodes that are peers no more.
+    pub(super) fn keep(&self, is_peer: impl Fn(NodeId) -> bool) {
+        self.slots().retain(|(node, _), _| is_peer(*node));
+        let now = Instant::now();
+        self.shunned().retain(|node, until| is_peer(*node) && now < *until);
+    }
+
+    /// Sends a request and returns the answer once its head is here. Dropping the future resets the stream.
+    pub(super) async fn send(&self, node: NodeId, request: Request<Lent>) -> Result<Response<Incoming>, Undone> {
+        let mut sender = match self.sender(node).await {
+            Ok(sender) => sender,
+            Err(error) => {
+                tracing::warn!(peer = %node, %error, "a peer cannot be reached");
+                self.shunned().insert(node, Instant::now() + SHUNNED_FOR);
+                return Err(Undone::Unseen);
+            }
+        };
+        match sender.try_send_request(request).await {
+            Ok(response) => Ok(response),
+            Err(mut refused) => {
+                let is_unsent = refused.take_message().is_some();
+                let error = refused.into_error();
+                Err(if is_unsent || is_unseen(&error) { Undone::Unseen } else { Undone::Lost(error) })
+            }
+        }
+    }
+
+    /// Returns the connection of this thread to a peer, which is made if there is none. Who comes meanwhile waits for it.
+    async fn sender(&self, node: NodeId) -> io::Result<SendRequest<Lent>> {
+        let slot = Arc::clone(self.slots().entry((node, thread::current().id())).or_default());
+        let mut open = slot.lock().await;
+        if let Some(sender) = open.as_ref().filter(|sender| !sender.is_closed()) {
+            return Ok(sender.clone());
+        }
+        let dialing = async {
+            let io = self.dial.dial(node).await?;
+            builder().handshake(TokioIo::new(io)).await.map_err(io::Error::other)
+        };
+        let (sender, connection) = timeout(DIAL_MAX, dialing).await.map_err(io::Error::from)??;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(peer = %node, %error, "a connection to a peer broke");
+            }
+        });
+        *open = Some(sender.clone());
+        Ok(sender)
+    }
+}
+
+fn builder() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let [stream_window, connection_window] = WINDOWS;
+    let [ping_interval, ping_timeout] = PING;
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(stream_window)
+        .initial_connection_window_size(connection_window)
+        .max_send_buf_size(SEND_BUFFER_MAX)
+        .max_concurrent_reset_streams(RESETS_MAX)
+        .keep_alive_interval(ping_interval)
+        .keep_alive_timeout(ping_timeout)
+        .keep_alive_while_idle(true);
+    builder
+}
+
+/// Returns whether an error means that the peer has not begun the call: it refused the stream, or it said with which
+/// stream it would end and this one came later (RFC 9113, sections 6.8 and 8.7).
+fn is_unseen(error: &hyper::Error) -> bool {
+    let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else { return false };
+    let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    let is_beyond_the_last = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+    error.is_remote() && (is_refused || is_beyond_the_last)
+}
