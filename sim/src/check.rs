@@ -138,7 +138,8 @@ impl Node {
             Command::FailRevision { .. }
             | Command::RegisterNode { .. }
             | Command::Grant { .. }
-            | Command::Place { .. }
+            | Command::Place(_)
+            | Command::PlaceMany { .. }
             | Command::Adopt { .. }
             | Command::Release { .. }
             | Command::Unplace { .. } => {}
@@ -162,7 +163,7 @@ impl Node {
             Command::RegisterNode { node, .. } => {
                 self.tell(Who::Nobody, || format!("{node} registers"));
             }
-            Command::Place { .. } => {}
+            Command::Place(_) | Command::PlaceMany { .. } => {}
             Command::Unplace { instances } => {
                 let is_minimum = |instance: &InstanceId| {
                     before.placements.get(instance).is_some_and(|placement| {

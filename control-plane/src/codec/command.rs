@@ -10,10 +10,26 @@ use super::model::{
 };
 use super::{DecodeError, function_name};
 use crate::model::{AppName, Epoch, NodeId};
-use crate::state::Command;
+use crate::state::{Command, Place};
 
 pub(super) fn app_name(text: &str) -> Result<AppName, DecodeError> {
     text.parse().map_err(|error| DecodeError::invalid("app", error))
+}
+
+fn encode_place(place: &Place) -> v1::Place {
+    v1::Place {
+        revision: Some(encode_revision_id(&place.revision)),
+        node: place.node.0,
+        purpose: encode_purpose(place.purpose),
+    }
+}
+
+fn decode_place(place: v1::Place) -> Result<Place, DecodeError> {
+    Ok(Place {
+        purpose: decode_purpose(place.purpose())?,
+        revision: decode_revision_id(place.revision)?,
+        node: NodeId(place.node),
+    })
 }
 
 pub(super) fn encode(command: &Command) -> v1::Command {
@@ -39,11 +55,10 @@ pub(super) fn encode(command: &Command) -> v1::Command {
         Command::Grant { node, epoch, resources } => {
             Kind::Grant(v1::Grant { node: node.0, epoch: epoch.0, resources: Some(encode_resources(resources)) })
         }
-        Command::Place { revision, node, purpose } => Kind::Place(v1::Place {
-            revision: Some(encode_revision_id(revision)),
-            node: node.0,
-            purpose: encode_purpose(*purpose),
-        }),
+        Command::Place(place) => Kind::Place(encode_place(place)),
+        Command::PlaceMany { places } => {
+            Kind::PlaceMany(v1::PlaceMany { places: places.iter().map(encode_place).collect() })
+        }
         Command::Adopt { node, epoch, instances } => Kind::Adopt(v1::Adopt {
             node: node.0,
             epoch: epoch.0,
@@ -97,11 +112,10 @@ pub(super) fn decode(command: v1::Command) -> Result<Command, DecodeError> {
             epoch: Epoch(grant.epoch),
             resources: decode_resources(grant.resources)?,
         },
-        Kind::Place(place) => Command::Place {
-            purpose: decode_purpose(place.purpose())?,
-            revision: decode_revision_id(place.revision)?,
-            node: NodeId(place.node),
-        },
+        Kind::Place(place) => Command::Place(decode_place(place)?),
+        Kind::PlaceMany(many) => {
+            Command::PlaceMany { places: many.places.into_iter().map(decode_place).collect::<Result<_, _>>()? }
+        }
         Kind::Adopt(adopt) => Command::Adopt {
             node: NodeId(adopt.node),
             epoch: Epoch(adopt.epoch),

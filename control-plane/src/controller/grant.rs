@@ -12,8 +12,9 @@ const TOP_UP_WITHIN: Duration = Duration::from_millis(250);
 impl Controller {
     /// Grants each node what its placements leave free: at once when less than half of that is granted, else before long.
     pub(super) fn top_up_grants(&mut self, now: Timestamp, state: &State, effects: &mut Vec<Effect>) {
+        let held = state.held_each();
         for (id, node) in &state.nodes {
-            let target = node.spec.capacity.minus(&state.held(*id));
+            let target = node.spec.capacity.minus(&held.get(id).copied().unwrap_or_default());
             if node.grant == target {
                 self.top_up_at.remove(id);
                 continue;

@@ -4,6 +4,7 @@
 //! placements of revisions that nobody needs. It remembers only what is under way; everything else it reads off the applied
 //! state, so that another leader takes over by reading the same.
 
+mod batch;
 mod grant;
 mod minimum;
 mod under_way;
@@ -14,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::under_way::UnderWay;
 use self::verify::Verification;
 use crate::model::{InstanceId, NodeId, RevisionId, Timestamp};
+use crate::placement::Ask;
 use crate::state::{Command, Rejection, Reply, State};
 use crate::supervisor::{Report, ReportEvent};
 
@@ -47,6 +49,8 @@ pub struct Controller {
     verifications: BTreeMap<RevisionId, Verification>,
     /// Instances that reported ready.
     ready: BTreeSet<InstanceId>,
+    /// What fitted nowhere, and the index of the state into which it did not fit.
+    no_room: BTreeMap<Ask, u64>,
     /// When a node's grant is topped up at the latest.
     top_up_at: BTreeMap<NodeId, Timestamp>,
     /// When the last input came.
@@ -70,8 +74,9 @@ impl Controller {
             }
             Input::Answered(state, command, result) => {
                 self.under_way.answered(&command);
-                if let Err(rejection) = result {
-                    self.take_rejection(now, &command, &rejection);
+                match result {
+                    Ok(reply) => self.take_refused(now, &command, &reply),
+                    Err(rejection) => self.take_rejection(now, &command, &rejection),
                 }
                 state
             }
@@ -83,8 +88,10 @@ impl Controller {
         self.under_way.expire(now);
         let mut effects = Vec::new();
         self.forget_gone(state);
-        self.verify_candidates(now, state, &mut effects);
-        self.keep_minimums(now, state, &mut effects);
+        let mut asks = Vec::new();
+        self.verify_candidates(now, state, &mut asks, &mut effects);
+        self.keep_minimums(now, state, &mut asks, &mut effects);
+        self.place_asked(now, state, asks, &mut effects);
         self.unplace_unneeded(now, state, &mut effects);
         self.top_up_grants(now, state, &mut effects);
         effects

@@ -12,7 +12,7 @@ mod node;
 use std::collections::BTreeMap;
 
 pub use check::violations;
-pub use command::{AppliedFunction, Change, Command, Rejection, Reply};
+pub use command::{AppliedFunction, Change, Command, PLACE_MAX, Place, Rejection, Reply};
 pub use function::{DELETED_MAX, FUNCTIONS_MAX, REVISIONS_KEPT};
 
 use crate::model::{
@@ -129,7 +129,8 @@ impl State {
             Command::Scale { function, scaling } => self.scale(&function, scaling),
             Command::RegisterNode { node, spec } => self.register_node(node, spec),
             Command::Grant { node, epoch, resources } => self.grant(node, epoch, resources),
-            Command::Place { revision, node, purpose } => self.place(at, revision, node, purpose),
+            Command::Place(place) => self.place(at, place),
+            Command::PlaceMany { places } => self.place_many(at, places),
             Command::Adopt { node, epoch, instances } => self.adopt(at, node, epoch, &instances),
             Command::Release { node, epoch, instances } => self.release(node, epoch, &instances),
             Command::Unplace { instances } => self.unplace(&instances),
@@ -149,6 +150,16 @@ impl State {
             .values()
             .filter(|placement| placement.node == node)
             .fold(Resources::default(), |sum, placement| sum.plus(&placement.resources))
+    }
+
+    /// Returns the sum of what each node's placements hold, in one pass; nodes without placements are left out.
+    pub fn held_each(&self) -> BTreeMap<NodeId, Resources> {
+        let mut held: BTreeMap<NodeId, Resources> = BTreeMap::new();
+        for placement in self.placements.values() {
+            let sum = held.entry(placement.node).or_default();
+            *sum = sum.plus(&placement.resources);
+        }
+        held
     }
 
     /// Counts one change and answers with the index it has.

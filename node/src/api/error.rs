@@ -96,6 +96,7 @@ impl From<Rejection> for Refusal {
             // Commands of the API never lead to these; a node's or the leader's do.
             Rejection::StaleEpoch { .. }
             | Rejection::NoRoom { .. }
+            | Rejection::NoLabel { .. }
             | Rejection::InstanceExists(_)
             | Rejection::ForeignInstance { .. } => Self::new(ErrorCode::Conflict, told),
         }
