@@ -5,6 +5,7 @@
 //!   burst    a hundred and five hundred first calls at once, beside another OCI runtime doing the same
 //!   warm     what a call costs beyond calling its function directly; requests a second beside nginx
 //!   commits  writes that three voters have agreed on and kept, beside etcd
+//!   plan     placements a second of the planner, beside a bare look at every node
 //!   memory   what the daemon, a sandbox nobody uses yet, and an idle instance hold
 //! ```
 //!
@@ -22,6 +23,7 @@ mod load;
 mod memory;
 mod nginx;
 mod peer;
+mod plan;
 mod process_memory;
 mod process_time;
 mod program;
@@ -64,6 +66,8 @@ pub enum Kind {
     Warm,
     /// Writes to a replicated log.
     Commits,
+    /// Where instances go.
+    Plan,
     /// What is held in memory.
     Memory,
 }
@@ -128,7 +132,7 @@ impl std::fmt::Debug for Bench<'_> {
 impl Bench<'_> {
     /// Measures. Needs a runtime with threads, and must not run on one of them: it blocks.
     pub async fn run(&self, kind: Kind) -> Result<Report, BenchError> {
-        if kind != Kind::Commits && !nix::unistd::geteuid().is_root() {
+        if !matches!(kind, Kind::Commits | Kind::Plan) && !nix::unistd::geteuid().is_root() {
             return Err(BenchError::NotRoot);
         }
         match kind {
@@ -136,6 +140,7 @@ impl Bench<'_> {
             Kind::Burst => burst::run(self).await,
             Kind::Warm => warm::run(self),
             Kind::Commits => commits::run(self).await,
+            Kind::Plan => plan::run(self),
             Kind::Memory => memory::run(self).await,
         }
     }
