@@ -143,7 +143,8 @@ impl Node {
             | Command::Drain { .. }
             | Command::RegisterNode { .. }
             | Command::Grant { .. }
-            | Command::Place { .. }
+            | Command::Place(_)
+            | Command::PlaceMany { .. }
             | Command::Adopt { .. }
             | Command::Release { .. }
             | Command::Unplace { .. } => {}
@@ -167,7 +168,7 @@ impl Node {
             Command::RegisterNode { node, .. } => {
                 self.tell(Who::Nobody, || format!("{node} registers"));
             }
-            Command::Place { .. } => {}
+            Command::Place(_) | Command::PlaceMany { .. } => {}
             // One node, which leads: nobody joins, leaves, or is given up.
             Command::Invite { .. }
             | Command::Admit { .. }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use control_plane::model::{
-    AppName, Bytes, Concurrency, FunctionName, FunctionSpec, MilliCpu, Network, Resources, RevisionSpec, Runtime,
-    Scaling, Timestamp,
+    AppName, Bytes, Concurrency, Constraints, FunctionName, FunctionSpec, MilliCpu, Network, Resources, RevisionSpec,
+    Runtime, Scaling, Timestamp,
 };
 use control_plane::state::Command;
 
@@ -199,6 +199,7 @@ pub(crate) fn revision(number: u32, resources: Resources, timeout: Duration, con
         concurrency,
         network: Network::None,
         user: Some(1000),
+        placement: Constraints::default(),
     }
 }
 

@@ -195,11 +195,13 @@ fn violations(operations: &[Operation]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// Makes a history of operations: when each began and ended, what it wrote, what it was told.
-    fn history(operations: &[(u64, u64, Option<u64>, Option<(u64, u64)>)]) -> Vec<String> {
+    /// When an operation began and ended, what it wrote, what it was told.
+    type Told = (u64, u64, Option<u64>, Option<(u64, u64)>);
+
+    fn history(operations: &[Told]) -> Vec<String> {
         let start = Instant::now();
         let at = |millis: u64| start + Duration::from_millis(millis);
-        let operation = |(began, ended, written, told): &(u64, u64, Option<u64>, Option<(u64, u64)>)| Operation {
+        let operation = |(began, ended, written, told): &Told| Operation {
             began: at(*began),
             ended: at(*ended),
             written: *written,

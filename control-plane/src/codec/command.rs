@@ -10,7 +10,7 @@ use super::model::{
 };
 use super::{DecodeError, function_name};
 use crate::model::{AppName, Digest, Epoch, NodeId, Timestamp};
-use crate::state::Command;
+use crate::state::{Command, Place};
 
 pub(super) fn app_name(text: &str) -> Result<AppName, DecodeError> {
     text.parse().map_err(|error| DecodeError::invalid("app", error))
@@ -28,6 +28,22 @@ pub(super) fn encode_invitation(secret: &Digest, expires_at: Timestamp, uses: Op
 
 pub(super) fn decode_invitation(invite: v1::Invite) -> Result<(Digest, Timestamp, Option<u32>), DecodeError> {
     Ok((decode_secret(&invite.secret)?, Timestamp::from_millis(invite.expires_at_ms), invite.uses))
+}
+
+fn encode_place(place: &Place) -> v1::Place {
+    v1::Place {
+        revision: Some(encode_revision_id(&place.revision)),
+        node: place.node.0,
+        purpose: encode_purpose(place.purpose),
+    }
+}
+
+fn decode_place(place: v1::Place) -> Result<Place, DecodeError> {
+    Ok(Place {
+        purpose: decode_purpose(place.purpose())?,
+        revision: decode_revision_id(place.revision)?,
+        node: NodeId(place.node),
+    })
 }
 
 pub(super) fn encode(command: &Command) -> v1::Command {
@@ -58,11 +74,10 @@ pub(super) fn encode(command: &Command) -> v1::Command {
         Command::Grant { node, epoch, resources } => {
             Kind::Grant(v1::Grant { node: node.0, epoch: epoch.0, resources: Some(encode_resources(resources)) })
         }
-        Command::Place { revision, node, purpose } => Kind::Place(v1::Place {
-            revision: Some(encode_revision_id(revision)),
-            node: node.0,
-            purpose: encode_purpose(*purpose),
-        }),
+        Command::Place(place) => Kind::Place(encode_place(place)),
+        Command::PlaceMany { places } => {
+            Kind::PlaceMany(v1::PlaceMany { places: places.iter().map(encode_place).collect() })
+        }
         Command::Adopt { node, epoch, instances } => Kind::Adopt(v1::Adopt {
             node: node.0,
             epoch: epoch.0,
@@ -124,11 +139,10 @@ pub(super) fn decode(command: v1::Command) -> Result<Command, DecodeError> {
             epoch: Epoch(grant.epoch),
             resources: decode_resources(grant.resources)?,
         },
-        Kind::Place(place) => Command::Place {
-            purpose: decode_purpose(place.purpose())?,
-            revision: decode_revision_id(place.revision)?,
-            node: NodeId(place.node),
-        },
+        Kind::Place(place) => Command::Place(decode_place(place)?),
+        Kind::PlaceMany(many) => {
+            Command::PlaceMany { places: many.places.into_iter().map(decode_place).collect::<Result<_, _>>()? }
+        }
         Kind::Adopt(adopt) => Command::Adopt {
             node: NodeId(adopt.node),
             epoch: Epoch(adopt.epoch),

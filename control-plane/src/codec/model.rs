@@ -6,8 +6,9 @@ use proto::v1;
 
 use super::{DecodeError, function_name};
 use crate::model::{
-    Bytes, Concurrency, Digest, Ending, Epoch, FunctionSpec, HttpTrigger, InstanceFailure, InstanceId, MilliCpu,
-    Network, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling, Trigger,
+    Bytes, Concurrency, Constraints, Digest, Ending, Epoch, FunctionSpec, HttpTrigger, InstanceFailure, InstanceId,
+    MilliCpu, Network, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling,
+    Spread, Trigger,
 };
 
 type Decoded<T> = Result<T, DecodeError>;
@@ -58,7 +59,28 @@ pub(super) fn encode_revision(spec: &RevisionSpec) -> v1::RevisionSpec {
         concurrency: spec.concurrency.get().into(),
         network: network.into(),
         user: spec.user,
+        // Left out where there is nothing to say, so that revisions without it keep their bytes.
+        placement: (spec.placement != Constraints::default()).then(|| encode_constraints(&spec.placement)),
     }
+}
+
+fn encode_constraints(constraints: &Constraints) -> v1::Constraints {
+    let spread = match constraints.spread() {
+        Spread::None => v1::Spread::None,
+        Spread::Zone => v1::Spread::Zone,
+    };
+    v1::Constraints { spread: spread.into(), require: constraints.require().clone() }
+}
+
+fn decode_constraints(constraints: Option<v1::Constraints>) -> Decoded<Constraints> {
+    let Some(constraints) = constraints else { return Ok(Constraints::default()) };
+    let spread = match constraints.spread() {
+        v1::Spread::None => Spread::None,
+        v1::Spread::Zone => Spread::Zone,
+        v1::Spread::Unspecified => return Err(DecodeError::Missing("spread")),
+    };
+    Constraints::new(spread, constraints.require.into_iter().collect())
+        .map_err(|error| DecodeError::invalid("placement", error))
 }
 
 pub(super) fn decode_revision(spec: Option<v1::RevisionSpec>) -> Decoded<RevisionSpec> {
@@ -91,6 +113,7 @@ pub(super) fn decode_revision(spec: Option<v1::RevisionSpec>) -> Decoded<Revisio
             .ok_or_else(|| DecodeError::invalid("concurrency", format!("{} is out of range", spec.concurrency)))?,
         network,
         user: spec.user,
+        placement: decode_constraints(spec.placement)?,
     })
 }
 

@@ -3,14 +3,15 @@
 use proto::v1;
 use proto::v1::applied_function::Change as WireChange;
 use proto::v1::rejection::{self, NotInvited as WireNotInvited, Rejection as Wire};
-use proto::v1::reply::{Deployed, Reply as WireReply};
+use proto::v1::reply::placed_many::{self, outcome::Outcome};
+use proto::v1::reply::{Deployed, PlacedMany, Reply as WireReply};
 
 use super::command::app_name;
 use super::model::{
     decode_instance, decode_resources, decode_revision_id, encode_instance, encode_resources, encode_revision_id,
 };
 use super::{DecodeError, function_name};
-use crate::model::{Epoch, NodeId, RevisionNumber};
+use crate::model::{Epoch, InstanceId, NodeId, RevisionNumber};
 use crate::state::{AppliedFunction, Change, NotInvited, Rejection, Reply};
 
 pub(super) fn encode(reply: &Reply) -> v1::Reply {
@@ -22,6 +23,9 @@ pub(super) fn encode(reply: &Reply) -> v1::Reply {
         Reply::Admitted { node } => WireReply::Admitted(node.0),
         Reply::Registered { epoch } => WireReply::Registered(epoch.0),
         Reply::Placed { instance } => WireReply::Placed(encode_instance(*instance)),
+        Reply::PlacedMany { placed } => {
+            WireReply::PlacedMany(PlacedMany { placed: placed.iter().map(encode_outcome).collect() })
+        }
     };
     v1::Reply { reply: Some(reply) }
 }
@@ -36,6 +40,24 @@ pub(super) fn decode(reply: v1::Reply) -> Result<Reply, DecodeError> {
         WireReply::Admitted(node) => Reply::Admitted { node: NodeId(node) },
         WireReply::Registered(epoch) => Reply::Registered { epoch: Epoch(epoch) },
         WireReply::Placed(instance) => Reply::Placed { instance: decode_instance(Some(instance))? },
+        WireReply::PlacedMany(many) => {
+            Reply::PlacedMany { placed: many.placed.into_iter().map(decode_outcome).collect::<Result<_, _>>()? }
+        }
+    })
+}
+
+fn encode_outcome(outcome: &Result<InstanceId, Rejection>) -> placed_many::Outcome {
+    let outcome = match outcome {
+        Ok(instance) => Outcome::Instance(encode_instance(*instance)),
+        Err(rejection) => Outcome::Rejection(encode_rejection(rejection)),
+    };
+    placed_many::Outcome { outcome: Some(outcome) }
+}
+
+fn decode_outcome(outcome: placed_many::Outcome) -> Result<Result<InstanceId, Rejection>, DecodeError> {
+    Ok(match outcome.outcome.ok_or(DecodeError::Missing("outcome"))? {
+        Outcome::Instance(instance) => Ok(decode_instance(Some(instance))?),
+        Outcome::Rejection(rejection) => Err(decode_rejection(rejection)?),
     })
 }
 
@@ -100,6 +122,9 @@ pub(super) fn encode_rejection(rejection: &Rejection) -> v1::Rejection {
             needed: Some(encode_resources(needed)),
             room: Some(encode_resources(room)),
         }),
+        Rejection::NoLabel { node, key, value } => {
+            Wire::NoLabel(rejection::NoLabel { node: node.0, key: key.clone(), value: value.clone() })
+        }
         Rejection::InstanceExists(instance) => Wire::InstanceExists(encode_instance(*instance)),
         Rejection::ForeignInstance { node, instance } => {
             let instance = Some(encode_instance(*instance));
@@ -150,6 +175,7 @@ pub(super) fn decode_rejection(rejection: v1::Rejection) -> Result<Rejection, De
             needed: decode_resources(room.needed)?,
             room: decode_resources(room.room)?,
         },
+        Wire::NoLabel(label) => Rejection::NoLabel { node: NodeId(label.node), key: label.key, value: label.value },
         Wire::InstanceExists(instance) => Rejection::InstanceExists(decode_instance(Some(instance))?),
         Wire::ForeignInstance(foreign) => {
             Rejection::ForeignInstance { node: NodeId(foreign.node), instance: decode_instance(foreign.instance)? }

@@ -7,10 +7,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    Bytes, Concurrency, Digest, Ending, Epoch, FunctionSpec, HttpTrigger, InstanceFailure, InstanceId, MilliCpu,
-    Network, NodeId, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling, Trigger,
+    Bytes, Concurrency, Constraints, Digest, Ending, Epoch, FunctionSpec, HttpTrigger, InstanceFailure, InstanceId,
+    MilliCpu, Network, NodeId, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime,
+    Scaling, Spread, Trigger,
 };
-use crate::state::{AppliedFunction, Change, NotInvited, violations};
+use crate::state::{AppliedFunction, Change, NotInvited, PLACE_MAX, Place, violations};
 
 fn resources() -> impl Strategy<Value = Resources> {
     (0..3_u32, 0..3_u64, 0..3_u64, 0..3_u32).prop_map(|(cpu, memory, disk, pids)| Resources {
@@ -63,9 +64,31 @@ fn spec() -> impl Strategy<Value = FunctionSpec> {
             concurrency: Concurrency::new(concurrency).expect("it is in range"),
             network: if image % 2 == 0 { Network::None } else { Network::Egress },
             user: Some(1000),
+            placement: constraints(image),
         },
         scaling: Scaling::new(min.min(max), max, Duration::from_millis(idle)).expect("min is at most max"),
         triggers,
+    })
+}
+
+/// Nothing, a spread, or a label that nodes have or lack.
+fn constraints(image: u8) -> Constraints {
+    let require = |value: &str| BTreeMap::from([("arch".to_owned(), value.to_owned())]);
+    let (spread, require) = match image % 4 {
+        0 => (Spread::None, require("x86_64")),
+        1 => (Spread::Zone, require("aarch64")),
+        2 => (Spread::Zone, BTreeMap::new()),
+        _ => (Spread::None, BTreeMap::new()),
+    };
+    Constraints::new(spread, require).expect("the limits are kept")
+}
+
+fn place() -> impl Strategy<Value = Place> {
+    let purpose = prop::sample::select(vec![Purpose::Demand, Purpose::Verify, Purpose::Minimum]);
+    (revision_id(), (0..3_u32).prop_map(NodeId), purpose).prop_map(|(revision, node, purpose)| Place {
+        revision,
+        node,
+        purpose,
     })
 }
 
@@ -86,7 +109,6 @@ fn command() -> impl Strategy<Value = Command> {
     let app = || prop::sample::select(vec!["one", "two"]).prop_map(|name| name.parse().expect("the name is valid"));
     let node = || (0..3_u32).prop_map(NodeId);
     let epoch = || (0..3_u32).prop_map(Epoch);
-    let purpose = prop::sample::select(vec![Purpose::Demand, Purpose::Verify, Purpose::Minimum]);
     let scaling = (0..2_u32, 2..4_u32)
         .prop_map(|(min, max)| Scaling::new(min, max, Duration::from_secs(1)).expect("min is at most max"));
     let node_spec = resources().prop_map(|capacity| NodeSpec {
@@ -114,8 +136,8 @@ fn command() -> impl Strategy<Value = Command> {
         1 => (node(), any::<bool>()).prop_map(|(node, is_draining)| Command::Drain { node, is_draining }),
         3 => (node(), epoch(), resources())
             .prop_map(|(node, epoch, resources)| Command::Grant { node, epoch, resources }),
-        3 => (revision_id(), node(), purpose)
-            .prop_map(|(revision, node, purpose)| Command::Place { revision, node, purpose }),
+        3 => place().prop_map(Command::Place),
+        2 => prop::collection::vec(place(), 0..6).prop_map(|places| Command::PlaceMany { places }),
         3 => (node(), epoch(), prop::collection::vec((instance(), revision_id()), 0..4))
             .prop_map(|(node, epoch, instances)| Command::Adopt { node, epoch, instances }),
         2 => (node(), epoch(), prop::collection::vec((instance(), ending()), 0..4))
@@ -141,6 +163,8 @@ fn rare_answers_read_back_as_they_were_written() {
         Err(Rejection::NotInvited(NotInvited::UsedUp)),
         Err(Rejection::NodeRemoved(NodeId(2))),
         Err(Rejection::LastNode(NodeId(2))),
+        Ok(Reply::PlacedMany { placed: vec![Ok(instance), Err(Rejection::NoNode(NodeId(7)))] }),
+        Err(Rejection::NoLabel { node: NodeId(1), key: "arch".to_owned(), value: "arm64".to_owned() }),
         Err(Rejection::RouteTaken { first: name("a"), second: name("b"), claim: "GET /a".to_owned() }),
         Err(Rejection::IndexChanged { app: "one".parse().expect("the name is valid"), expected: 1, actual: 2 }),
         Err(Rejection::RevisionFailed { revision: revision(), reason: "broken".to_owned() }),
@@ -153,6 +177,17 @@ fn rare_answers_read_back_as_they_were_written() {
     ] {
         assert_eq!(decode_answer(encode_answer(&answer)), Ok(answer));
     }
+}
+
+#[test]
+fn more_places_than_one_command_may_have_are_refused() {
+    let revision = RevisionId { function: "a".parse().expect("the name is valid"), number: RevisionNumber(1) };
+    let place = Place { revision, node: NodeId(1), purpose: Purpose::Minimum };
+    let many = |count| {
+        State::default().apply(Timestamp::from_millis(1), Command::PlaceMany { places: vec![place.clone(); count] })
+    };
+    assert!(matches!(many(PLACE_MAX), Ok(Reply::PlacedMany { placed }) if placed.len() == PLACE_MAX));
+    assert!(matches!(many(PLACE_MAX + 1), Err(Rejection::Limit { limit: PLACE_MAX, .. })));
 }
 
 proptest! {

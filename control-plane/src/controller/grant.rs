@@ -12,9 +12,11 @@ const TOP_UP_WITHIN: Duration = Duration::from_millis(250);
 impl Controller {
     /// Grants each node what its placements leave free, and a draining one nothing: at once when less than half of that is granted, else before long.
     pub(super) fn top_up_grants(&mut self, now: Timestamp, state: &State, effects: &mut Vec<Effect>) {
+        let held = state.held_each();
         for (id, node) in &state.nodes {
             let is_eligible = node.is_eligible();
-            let target = if is_eligible { node.spec.capacity.minus(&state.held(*id)) } else { Resources::default() };
+            let held = held.get(id).copied().unwrap_or_default();
+            let target = if is_eligible { node.spec.capacity.minus(&held) } else { Resources::default() };
             if node.grant == target {
                 self.top_up_at.remove(id);
                 continue;

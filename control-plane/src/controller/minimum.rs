@@ -1,36 +1,40 @@
 //! Keeps every function's minimum placed, on its live revision.
 
+use std::collections::BTreeMap;
+
 use super::{Controller, Effect};
 use crate::model::{InstanceId, Purpose, RevisionId, Timestamp};
-use crate::placement;
+use crate::placement::Ask;
 use crate::planted::planted;
-use crate::state::{Command, State};
+use crate::state::{Command, PLACE_MAX, State};
 
 impl Controller {
-    /// Places what is missing of each minimum, one at a time per function, and takes back what is above it.
-    pub(super) fn keep_minimums(&mut self, now: Timestamp, state: &State, effects: &mut Vec<Effect>) {
+    /// Asks for what is missing of each minimum, and takes back what is above it.
+    pub(super) fn keep_minimums(
+        &mut self,
+        now: Timestamp,
+        state: &State,
+        asks: &mut Vec<Ask>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut kept: BTreeMap<&RevisionId, Vec<InstanceId>> = BTreeMap::new();
+        for (instance, placement) in &state.placements {
+            // What is on a node that is being emptied counts for nothing: its replacement comes first.
+            let stays = state.nodes.get(&placement.node).is_some_and(|node| node.is_eligible());
+            if placement.purpose == Purpose::Minimum && stays {
+                kept.entry(&placement.revision).or_default().push(*instance);
+            }
+        }
         let mut surplus: Vec<InstanceId> = Vec::new();
         for (name, function) in &state.functions {
             let Some(number) = function.live else { continue };
-            let Some(revision) = function.revisions.get(&number) else { continue };
             let id = RevisionId { function: name.clone(), number };
-            let kept: Vec<InstanceId> = state
-                .placements
-                .iter()
-                .filter(|(_, placement)| placement.revision == id && placement.purpose == Purpose::Minimum)
-                // What is on a node that is being emptied counts for nothing: its replacement comes first.
-                .filter(|(_, placement)| state.nodes.get(&placement.node).is_some_and(|node| node.is_eligible()))
-                .map(|(instance, _)| *instance)
-                .collect();
+            let kept = kept.get(&id).map_or(&[][..], Vec::as_slice);
             let min = usize::try_from(function.scaling.min()).unwrap_or(usize::MAX);
-            if kept.len() > min {
-                surplus.extend(&kept[min..]);
-            } else if kept.len() + usize::from(planted!(MinimumNotKept)) < min
-                && let Ok(node) = placement::place(state, &revision.spec.resources)
-            {
-                let command = Command::Place { revision: id, node, purpose: Purpose::Minimum };
-                self.propose(now, command, effects);
-            }
+            surplus.extend(kept.iter().skip(min));
+            let missing = min.saturating_sub(kept.len() + usize::from(planted!(MinimumNotKept)));
+            let ask = Ask { revision: id, purpose: Purpose::Minimum };
+            asks.extend(std::iter::repeat_n(ask, missing.min(PLACE_MAX)));
         }
         if !surplus.is_empty() {
             self.propose(now, Command::Unplace { instances: surplus }, effects);

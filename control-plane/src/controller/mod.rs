@@ -4,6 +4,7 @@
 //! placements of revisions that nobody needs, empties nodes that are drained, and gives up nodes that fall silent. It remembers only what is under way; everything else it reads off the applied
 //! state, so that another leader takes over by reading the same.
 
+mod batch;
 mod drain;
 mod grant;
 mod liveness;
@@ -19,6 +20,7 @@ use self::liveness::Liveness;
 use self::under_way::UnderWay;
 use self::verify::Verification;
 use crate::model::{Epoch, InstanceId, NodeId, RevisionId, Timestamp};
+use crate::placement::Ask;
 use crate::state::{Command, Rejection, Reply, State};
 use crate::supervisor::{Report, ReportEvent};
 
@@ -58,6 +60,8 @@ pub struct Controller {
     ready: BTreeSet<InstanceId>,
     /// When each node was last heard of.
     liveness: Liveness,
+    /// What fitted nowhere, and the index of the state into which it did not fit.
+    no_room: BTreeMap<Ask, u64>,
     /// When a node's grant is topped up at the latest.
     top_up_at: BTreeMap<NodeId, Timestamp>,
     /// When the last input came.
@@ -73,6 +77,7 @@ impl Controller {
             verifications: BTreeMap::new(),
             ready: BTreeSet::new(),
             liveness: Liveness::default(),
+            no_room: BTreeMap::new(),
             top_up_at: BTreeMap::new(),
             seen: Timestamp::default(),
         }
@@ -94,8 +99,9 @@ impl Controller {
             }
             Input::Answered(state, command, result) => {
                 self.under_way.answered(&command);
-                if let Err(rejection) = result {
-                    self.take_rejection(now, &command, &rejection);
+                match result {
+                    Ok(reply) => self.take_refused(now, &command, &reply),
+                    Err(rejection) => self.take_rejection(now, &command, &rejection),
                 }
                 state
             }
@@ -108,8 +114,10 @@ impl Controller {
         let mut effects = Vec::new();
         self.forget_gone(state);
         self.give_up_silent(now, state, &mut effects);
-        self.verify_candidates(now, state, &mut effects);
-        self.keep_minimums(now, state, &mut effects);
+        let mut asks = Vec::new();
+        self.verify_candidates(now, state, &mut asks, &mut effects);
+        self.keep_minimums(now, state, &mut asks, &mut effects);
+        self.place_asked(now, state, asks, &mut effects);
         self.unplace_unneeded(now, state, &mut effects);
         self.empty_draining(now, state, &mut effects);
         self.top_up_grants(now, state, &mut effects);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::{
-    Bytes, Concurrency, Digest, FunctionSpec, InstanceFailure, MilliCpu, Network, NodeSpec, Purpose, Resources,
-    RevisionNumber, RevisionSpec, Runtime, Scaling,
+    Bytes, Concurrency, Constraints, Digest, FunctionSpec, InstanceFailure, MilliCpu, Network, NodeSpec, Purpose,
+    Resources, RevisionNumber, RevisionSpec, Runtime, Scaling,
 };
 use crate::state::RevisionStatus;
 
@@ -92,6 +92,7 @@ impl Cluster {
             concurrency: Concurrency::ONE,
             network: Network::None,
             user: Some(1000),
+            placement: Constraints::default(),
         };
         let scaling = Scaling::new(min, 10, Duration::from_secs(60)).expect("the limits are valid");
         let spec = FunctionSpec { name: "f".parse().expect("a name"), revision, scaling, triggers: Vec::new() };
@@ -292,4 +293,43 @@ fn a_draining_node_loses_its_minimum_once_that_is_ready_elsewhere() {
     assert_eq!((cluster.on(NODE), cluster.on(OTHER)), (0, 2));
     cluster.command(Command::Drain { node: NODE, is_draining: false });
     assert_ne!(cluster.state.nodes[&NODE].grant, Resources::default(), "it may start things again");
+}
+
+#[test]
+fn a_whole_minimum_is_one_entry_of_the_log() {
+    let mut cluster = Cluster::new();
+    cluster.deploy(1, 0);
+    cluster.all_ready(1);
+    let index = cluster.state.index;
+    let scaling = Scaling::new(9, 10, Duration::from_secs(60)).expect("the limits are valid");
+    cluster.state.apply(cluster.now, Command::Scale { function: id(1).function, scaling }).expect("it scales");
+    let effects = cluster.controller.on_input(cluster.now, Input::Applied(&cluster.state));
+    let batches: Vec<usize> = effects
+        .iter()
+        .filter_map(|Effect::Propose(command)| match command {
+            Command::PlaceMany { places } => Some(places.len()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!((batches, cluster.state.index), (vec![9], index + 1));
+    cluster.carry_out(effects);
+    assert_eq!(cluster.placed(1).len(), 10, "nine, and the one that proved it");
+}
+
+#[test]
+fn what_is_refused_of_a_batch_rests_and_is_asked_for_again() {
+    let mut cluster = Cluster::new();
+    cluster.deploy(1, 0);
+    cluster.all_ready(1);
+    let scaling = Scaling::new(2, 10, Duration::from_secs(60)).expect("the limits are valid");
+    cluster.state.apply(cluster.now, Command::Scale { function: id(1).function, scaling }).expect("it scales");
+    let mut effects = cluster.controller.on_input(cluster.now, Input::Applied(&cluster.state));
+    let Some(Effect::Propose(batch)) = effects.pop() else { panic!("a batch is proposed") };
+    let rejection = Rejection::NoNode(NODE);
+    let placed = vec![Err(rejection.clone()), Err(rejection)];
+    let answer = Input::Answered(&cluster.state, batch.clone(), Ok(Reply::PlacedMany { placed }));
+    assert_eq!(cluster.controller.on_input(cluster.now, answer), []);
+    let later = cluster.controller.wake_at().expect("it is asked for again");
+    let again = cluster.controller.on_input(later, Input::Woke(&cluster.state));
+    assert_eq!(again, [Effect::Propose(batch)]);
 }

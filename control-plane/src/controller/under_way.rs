@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::model::{NodeId, Purpose, RevisionId, Timestamp};
-use crate::state::Command;
+use crate::placement::Ask;
+use crate::state::{Command, Place};
 
 /// How long a proposal counts as under way when nobody answers.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -14,6 +15,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 enum Subject {
     Grant(NodeId),
     Place(RevisionId, Purpose),
+    Batch,
     Settle(RevisionId),
     Death(NodeId),
     Unplace,
@@ -29,7 +31,7 @@ impl UnderWay {
         let Some(subject) = subject(command) else {
             return true;
         };
-        if self.0.get(&subject).is_some_and(|until| now < *until) {
+        if self.has(now, &subject) {
             return false;
         }
         self.0.insert(subject, now + ANSWER_MAX);
@@ -41,6 +43,25 @@ impl UnderWay {
         if let Some(subject) = subject(command) {
             self.0.remove(&subject);
         }
+    }
+
+    /// Returns whether a batch of placements is under way.
+    pub(super) fn has_batch(&self, now: Timestamp) -> bool {
+        self.has(now, &Subject::Batch)
+    }
+
+    /// Returns whether such an ask was refused a moment ago.
+    pub(super) fn rests(&self, now: Timestamp, ask: &Ask) -> bool {
+        self.has(now, &Subject::Place(ask.revision.clone(), ask.purpose))
+    }
+
+    /// Lets placements of this kind rest for as long as a proposal counts as under way.
+    pub(super) fn rest(&mut self, now: Timestamp, place: &Place) {
+        self.0.insert(Subject::Place(place.revision.clone(), place.purpose), now + ANSWER_MAX);
+    }
+
+    fn has(&self, now: Timestamp, subject: &Subject) -> bool {
+        self.0.get(subject).is_some_and(|until| now < *until)
     }
 
     /// Gives up on proposals whose time has passed.
@@ -58,7 +79,8 @@ impl UnderWay {
 fn subject(command: &Command) -> Option<Subject> {
     match command {
         Command::Grant { node, .. } => Some(Subject::Grant(*node)),
-        Command::Place { revision, purpose, .. } => Some(Subject::Place(revision.clone(), *purpose)),
+        Command::Place(place) => Some(Subject::Place(place.revision.clone(), place.purpose)),
+        Command::PlaceMany { .. } => Some(Subject::Batch),
         Command::Promote { revision } | Command::FailRevision { revision, .. } => {
             Some(Subject::Settle(revision.clone()))
         }

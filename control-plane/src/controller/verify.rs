@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{Controller, Effect};
 use crate::model::{FunctionName, InstanceFailure, InstanceId, Purpose, RevisionId, RevisionNumber, Timestamp};
-use crate::placement;
+use crate::placement::Ask;
 use crate::planted::planted;
 use crate::state::{Command, Function, State};
 
@@ -35,7 +35,7 @@ pub(super) struct Verification {
     /// Why it cannot succeed any more.
     verdict: Option<String>,
     /// Why no instance of it could be placed when that was last tried.
-    no_fit: Option<String>,
+    pub(super) no_fit: Option<String>,
 }
 
 impl Verification {
@@ -66,15 +66,22 @@ impl Verification {
 
 impl Controller {
     /// Takes each candidate one step further.
-    pub(super) fn verify_candidates(&mut self, now: Timestamp, state: &State, effects: &mut Vec<Effect>) {
+    pub(super) fn verify_candidates(
+        &mut self,
+        now: Timestamp,
+        state: &State,
+        asks: &mut Vec<Ask>,
+        effects: &mut Vec<Effect>,
+    ) {
         for (name, function) in &state.functions {
             if let Some(number) = function.candidate {
                 let id = RevisionId { function: name.clone(), number };
-                self.verify(now, state, function, id, effects);
+                asks.extend(self.verify(now, state, function, id, effects));
             }
         }
     }
 
+    /// Takes a candidate one step further; returns the instances it still needs.
     fn verify(
         &mut self,
         now: Timestamp,
@@ -82,8 +89,7 @@ impl Controller {
         function: &Function,
         id: RevisionId,
         effects: &mut Vec<Effect>,
-    ) {
-        let Some(revision) = function.revisions.get(&id.number) else { return };
+    ) -> Vec<Ask> {
         let placed = count(state, &id.function, id.number);
         let warm = function.live.map_or(1, |live| count(state, &id.function, live).clamp(1, WARM_MAX));
         let verification = self.verifications.entry(id.clone()).or_default();
@@ -104,15 +110,11 @@ impl Controller {
                 None => format!("no instance was ready within {} s", VERIFY_MAX.as_secs()),
             };
             self.propose(now, Command::FailRevision { revision: id, reason }, effects);
-        } else if placed < warm {
-            match placement::place(state, &revision.spec.resources) {
-                Ok(node) => {
-                    verification.no_fit = None;
-                    self.propose(now, Command::Place { revision: id, node, purpose: Purpose::Verify }, effects);
-                }
-                Err(no_fit) => verification.no_fit = Some(no_fit.to_string()),
-            }
+        } else {
+            let ask = Ask { revision: id, purpose: Purpose::Verify };
+            return vec![ask; warm.saturating_sub(placed)];
         }
+        Vec::new()
     }
 }
 

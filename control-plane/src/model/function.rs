@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Digest, FunctionName, Resources, Trigger};
+use super::{Constraints, Digest, FunctionName, Resources, Trigger};
 
 /// The most invocations one instance may serve at once.
 pub const CONCURRENCY_MAX: u16 = 1000;
@@ -174,6 +174,8 @@ pub struct RevisionSpec {
     pub network: Network,
     /// The user id inside the sandbox; none means whom the image names, or else an ordinary one.
     pub user: Option<u32>,
+    /// Where its instances may run.
+    pub placement: Constraints,
 }
 
 /// One function as a manifest asks for it.

@@ -1,5 +1,6 @@
 //! The nouns: plain data, valid by construction.
 
+mod constraints;
 mod digest;
 mod function;
 mod id;
@@ -10,6 +11,9 @@ mod resources;
 mod time;
 mod trigger;
 
+pub use constraints::{
+    Constraints, ConstraintsError, LABEL_LENGTH_MAX, REQUIRED_MAX, Spread, UnknownSpread, ZONE_LABEL,
+};
 pub use digest::{Digest, DigestError};
 pub use function::{
     CONCURRENCY_MAX, Concurrency, FunctionSpec, INSTANCES_MAX, Network, RevisionSpec, Runtime, Scaling, ScalingError,

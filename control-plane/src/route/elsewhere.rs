@@ -117,8 +117,8 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        Bytes, Concurrency, Digest, Epoch, InstanceId, MilliCpu, Network, Node, NodeSpec, Purpose, RevisionNumber,
-        RevisionSpec, Runtime, Scaling, Timestamp,
+        Bytes, Concurrency, Constraints, Digest, Epoch, InstanceId, MilliCpu, Network, Node, NodeSpec, Purpose,
+        RevisionNumber, RevisionSpec, Runtime, Scaling, Timestamp,
     };
     use crate::state::{Function, Placement, Revision, RevisionStatus};
 
@@ -144,6 +144,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             concurrency: Concurrency::ONE,
             network: Network::None,
+            placement: Constraints::default(),
             user: None,
         };
         let created = Revision { spec, created_at: Timestamp::from_millis(0), status: RevisionStatus::Proved };
@@ -161,7 +162,9 @@ mod tests {
         for (id, grant, instances) in nodes {
             let node = NodeId(*id);
             let spec = NodeSpec { name: node.to_string(), capacity: memory(10_000), labels: BTreeMap::new() };
-            state.nodes.insert(node, Node { spec, epoch: Epoch(1), grant: memory(*grant) });
+            let grant = memory(*grant);
+            let known = Node { spec, epoch: Epoch(1), grant, is_draining: false, is_dead: false };
+            state.nodes.insert(node, known);
             for _ in 0..*instances {
                 state.placed_last += 1;
                 let placement = Placement {

@@ -152,7 +152,7 @@ fn a_function_is_live_once_one_of_its_revisions_has_proved_itself() {
 }
 
 fn spec() -> crate::model::RevisionSpec {
-    use crate::model::{Concurrency, Network, Resources, RevisionSpec};
+    use crate::model::{Concurrency, Constraints, Network, Resources, RevisionSpec};
     RevisionSpec {
         runtime: Runtime::Http,
         image: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),
@@ -164,6 +164,7 @@ fn spec() -> crate::model::RevisionSpec {
         concurrency: Concurrency::ONE,
         network: Network::None,
         user: Some(1000),
+        placement: Constraints::default(),
     }
 }
 

@@ -6,8 +6,9 @@ use crate::model::Resources;
 /// Returns every invariant that does not hold, in words; an empty list means that the state is sound.
 pub fn violations(state: &State) -> Vec<String> {
     let mut found = Vec::new();
+    let held = state.held_each();
     for (id, node) in &state.nodes {
-        let sum = state.held(*id).plus(&node.grant);
+        let sum = held.get(id).copied().unwrap_or_default().plus(&node.grant);
         if !sum.fits(&node.spec.capacity) {
             found.push(format!("{id} holds and grants {sum}, its capacity is {}", node.spec.capacity));
         }

@@ -5,6 +5,20 @@ use crate::model::{
     RevisionId, RevisionNumber, Scaling, Timestamp,
 };
 
+/// The most instances that one command places: what a leader plans in one tick.
+pub const PLACE_MAX: usize = 256;
+
+/// One instance that is to run on a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// What to run.
+    pub revision: RevisionId,
+    /// Where.
+    pub node: NodeId,
+    /// Why.
+    pub purpose: Purpose,
+}
+
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -99,13 +113,11 @@ pub enum Command {
         resources: Resources,
     },
     /// Places one instance on a node; the id comes back in the reply.
-    Place {
-        /// What to run.
-        revision: RevisionId,
-        /// Where.
-        node: NodeId,
-        /// Why.
-        purpose: Purpose,
+    Place(Place),
+    /// Places many instances, each by itself: one that is refused leaves the others as they are, and the reply says which.
+    PlaceMany {
+        /// At most [`PLACE_MAX`] of them, applied in this order.
+        places: Vec<Place>,
     },
     /// Ratifies instances that a node started inside its grant: they become placements, the grant shrinks by what they hold.
     Adopt {
@@ -161,6 +173,11 @@ pub enum Reply {
     Placed {
         /// Its id.
         instance: InstanceId,
+    },
+    /// Instances were placed, or some of them.
+    PlacedMany {
+        /// For each, in the order of the command, its id or why it was not placed.
+        placed: Vec<Result<InstanceId, Rejection>>,
     },
 }
 
@@ -275,6 +292,16 @@ pub enum Rejection {
         needed: Resources,
         /// What is there.
         room: Resources,
+    },
+    /// The node lacks a label that the revision requires.
+    #[error("{node} has no label {key}={value}, which the revision requires")]
+    NoLabel {
+        /// The node.
+        node: NodeId,
+        /// The label's name.
+        key: String,
+        /// The value it must have.
+        value: String,
     },
     /// The instance is already known, with other facts.
     #[error("{0} exists already")]

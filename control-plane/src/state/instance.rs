@@ -1,24 +1,54 @@
 //! What the commands about placements do.
 
-use super::{Placement, Rejection, Reply, State};
+use super::{PLACE_MAX, Place, Placement, Rejection, Reply, State};
 use crate::model::{Ending, Epoch, InstanceId, NodeId, Purpose, Resources, RevisionId, Timestamp};
 use crate::planted::planted;
 
 impl State {
-    pub(super) fn place(
+    pub(super) fn place(&mut self, at: Timestamp, place: Place) -> Result<Reply, Rejection> {
+        let held = self.held(place.node);
+        let (instance, _) = self.place_beside(at, place, &held)?;
+        self.index += 1;
+        Ok(Reply::Placed { instance })
+    }
+
+    pub(super) fn place_many(&mut self, at: Timestamp, places: Vec<Place>) -> Result<Reply, Rejection> {
+        if places.len() > PLACE_MAX {
+            return Err(Rejection::Limit { what: "instances that one command places".to_owned(), limit: PLACE_MAX });
+        }
+        // Kept up beside the placements: to sum them up again for each would make a batch quadratic.
+        let mut held = self.held_each();
+        let mut placed = Vec::with_capacity(places.len());
+        for place in places {
+            let held = held.entry(place.node).or_default();
+            placed.push(self.place_beside(at, place, held).map(|(instance, resources)| {
+                *held = held.plus(&resources);
+                instance
+            }));
+        }
+        self.index += u64::from(placed.iter().any(Result::is_ok));
+        Ok(Reply::PlacedMany { placed })
+    }
+
+    /// Places an instance beside what its node holds already; returns its id and what it holds itself.
+    fn place_beside(
         &mut self,
         at: Timestamp,
-        revision: RevisionId,
-        node: NodeId,
-        purpose: Purpose,
-    ) -> Result<Reply, Rejection> {
+        place: Place,
+        held: &Resources,
+    ) -> Result<(InstanceId, Resources), Rejection> {
+        let Place { revision, node, purpose } = place;
         let function = self.functions.get(&revision.function);
         let function = function.ok_or_else(|| Rejection::NoFunction(revision.function.clone()))?;
-        let spec = function.revisions.get(&revision.number).filter(|_| function.wants(revision.number));
-        let resources = spec.ok_or_else(|| Rejection::NoRevision(revision.clone()))?.spec.resources;
-        let held = self.held(node);
+        let known = function.revisions.get(&revision.number).filter(|_| function.wants(revision.number));
+        let spec = &known.ok_or_else(|| Rejection::NoRevision(revision.clone()))?.spec;
+        let resources = spec.resources;
         let machine = self.nodes.get_mut(&node).ok_or(Rejection::NoNode(node))?;
-        let room = if machine.is_dead { Resources::default() } else { machine.spec.capacity.minus(&held) };
+        // It may have come back with other labels since this was planned.
+        if let Some((key, value)) = spec.placement.missing(&machine.spec.labels) {
+            return Err(Rejection::NoLabel { node, key: key.to_owned(), value: value.to_owned() });
+        }
+        let room = if machine.is_dead { Resources::default() } else { machine.spec.capacity.minus(held) };
         if machine.is_dead || !resources.fits(&room) {
             return Err(Rejection::NoRoom { node, needed: resources, room });
         }
@@ -30,8 +60,7 @@ impl State {
         self.placed_last = self.placed_last.saturating_add(1);
         let instance = InstanceId::placed(self.placed_last);
         self.placements.insert(instance, Placement { revision, node, resources, purpose, since: at });
-        self.index += 1;
-        Ok(Reply::Placed { instance })
+        Ok((instance, resources))
     }
 
     pub(super) fn adopt(

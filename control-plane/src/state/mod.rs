@@ -13,7 +13,7 @@ mod node;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use check::violations;
-pub use command::{AppliedFunction, Change, Command, NotInvited, Rejection, Reply};
+pub use command::{AppliedFunction, Change, Command, NotInvited, PLACE_MAX, Place, Rejection, Reply};
 pub use function::{DELETED_MAX, FUNCTIONS_MAX, REVISIONS_KEPT};
 pub use member::{ADMITTED_MAX, INVITATIONS_MAX, Invitation};
 
@@ -142,7 +142,8 @@ impl State {
             Command::Drain { node, is_draining } => self.drain(node, is_draining),
             Command::RegisterNode { node, spec } => self.register_node(node, spec),
             Command::Grant { node, epoch, resources } => self.grant(node, epoch, resources),
-            Command::Place { revision, node, purpose } => self.place(at, revision, node, purpose),
+            Command::Place(place) => self.place(at, place),
+            Command::PlaceMany { places } => self.place_many(at, places),
             Command::Adopt { node, epoch, instances } => self.adopt(at, node, epoch, &instances),
             Command::Release { node, epoch, instances } => self.release(node, epoch, &instances),
             Command::Unplace { instances } => self.unplace(&instances),
@@ -167,6 +168,16 @@ impl State {
     /// Returns whether a node may speak with the others: it was let in, and not taken out.
     pub fn is_member(&self, node: NodeId) -> bool {
         self.nodes.contains_key(&node) || self.admitted.contains_key(&node)
+    }
+
+    /// Returns the sum of what each node's placements hold, in one pass; nodes without placements are left out.
+    pub fn held_each(&self) -> BTreeMap<NodeId, Resources> {
+        let mut held: BTreeMap<NodeId, Resources> = BTreeMap::new();
+        for placement in self.placements.values() {
+            let sum = held.entry(placement.node).or_default();
+            *sum = sum.plus(&placement.resources);
+        }
+        held
     }
 
     /// Counts one change and answers with the index it has.

@@ -151,7 +151,9 @@ fn of_python(state: &State) -> BTreeSet<Digest> {
 
 #[cfg(test)]
 mod tests {
-    use control_plane::model::{Bytes, Concurrency, FunctionSpec, MilliCpu, Network, NodeId, Resources, Scaling};
+    use control_plane::model::{
+        Bytes, Concurrency, Constraints, FunctionSpec, MilliCpu, Network, NodeId, Resources, Scaling,
+    };
     use control_plane::state::Command;
 
     use super::*;
@@ -175,6 +177,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             concurrency: Concurrency::new(1).expect("it is valid"),
             network: Network::None,
+            placement: Constraints::default(),
             user: None,
         };
         let scaling = Scaling::new(0, 1, Duration::from_secs(60)).expect("it is valid");

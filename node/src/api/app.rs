@@ -76,7 +76,11 @@ pub(super) async fn deploy(
     let command = Command::DeployApp { app: app.clone(), functions, check_index: request.check_index };
     let (index, applied) = match api.platform.propose(command).await? {
         Reply::Deployed { index, functions } => (index, functions),
-        reply @ (Reply::Done { .. } | Reply::Admitted { .. } | Reply::Registered { .. } | Reply::Placed { .. }) => {
+        reply @ (Reply::Done { .. }
+        | Reply::Admitted { .. }
+        | Reply::Registered { .. }
+        | Reply::Placed { .. }
+        | Reply::PlacedMany { .. }) => {
             return Err(Refusal::new(ErrorCode::Internal, format!("deploying was answered with {reply:?}")));
         }
     };

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use control_plane::model::{
-    Bytes, Concurrency, FunctionSpec, HttpTrigger, MilliCpu, Network, Purpose, Resources, RevisionNumber, RevisionSpec,
-    Runtime, Scaling, Trigger,
+    Bytes, Concurrency, Constraints, FunctionSpec, HttpTrigger, MilliCpu, Network, Purpose, Resources, RevisionNumber,
+    RevisionSpec, Runtime, Scaling, Spread, Trigger,
 };
 use control_plane::state::{AppliedFunction, Change};
 use proto::json;
@@ -126,7 +126,16 @@ fn parse_revision(revision: &json::RevisionSpec, path: &str) -> Result<RevisionS
             json::Network::Egress => Network::Egress,
         },
         user: revision.user,
+        placement: parse_placement(&revision.placement, &format!("{path}.placement"))?,
     })
+}
+
+fn parse_placement(placement: &json::Placement, path: &str) -> Result<Constraints, BodyError> {
+    let spread = match placement.spread {
+        json::Spread::None => Spread::None,
+        json::Spread::Zone => Spread::Zone,
+    };
+    Constraints::new(spread, placement.require.clone()).map_err(|error| wrong(&format!("{path}.require"), error))
 }
 
 fn parse_environment(
@@ -202,7 +211,17 @@ pub fn write_revision(revision: &RevisionSpec) -> json::RevisionSpec {
             Network::Egress => json::Network::Egress,
         },
         user: revision.user,
+        placement: write_placement(&revision.placement),
     }
+}
+
+/// Writes where instances may run.
+pub fn write_placement(placement: &Constraints) -> json::Placement {
+    let spread = match placement.spread() {
+        Spread::None => json::Spread::None,
+        Spread::Zone => json::Spread::Zone,
+    };
+    json::Placement { spread, require: placement.require().clone() }
 }
 
 /// Writes a runtime.

@@ -40,7 +40,11 @@ pub(super) fn plan(
         functions.iter().map(|spec| (spec.name.clone(), spec.clone())).collect();
     let applied = match state.apply(at, Command::DeployApp { app: app.clone(), functions, check_index: None })? {
         Reply::Deployed { functions, .. } => functions,
-        reply @ (Reply::Done { .. } | Reply::Admitted { .. } | Reply::Registered { .. } | Reply::Placed { .. }) => {
+        reply @ (Reply::Done { .. }
+        | Reply::Admitted { .. }
+        | Reply::Registered { .. }
+        | Reply::Placed { .. }
+        | Reply::PlacedMany { .. }) => {
             return Err(Refusal::new(ErrorCode::Internal, format!("deploying was answered with {reply:?}")));
         }
     };

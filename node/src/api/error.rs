@@ -101,6 +101,7 @@ impl From<Rejection> for Refusal {
             Rejection::NotInvited(_)
             | Rejection::StaleEpoch { .. }
             | Rejection::NoRoom { .. }
+            | Rejection::NoLabel { .. }
             | Rejection::InstanceExists(_)
             | Rejection::ForeignInstance { .. } => Self::new(ErrorCode::Conflict, told),
         }

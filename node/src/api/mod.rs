@@ -84,7 +84,10 @@ impl Api {
     async fn change(&self, command: Command) -> Result<u64, Refusal> {
         match self.platform.propose(command).await? {
             Reply::Done { index } | Reply::Deployed { index, .. } => Ok(index),
-            reply @ (Reply::Admitted { .. } | Reply::Registered { .. } | Reply::Placed { .. }) => {
+            reply @ (Reply::Admitted { .. }
+            | Reply::Registered { .. }
+            | Reply::Placed { .. }
+            | Reply::PlacedMany { .. }) => {
                 Err(Refusal::new(ErrorCode::Internal, format!("a change was answered with {reply:?}")))
             }
         }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use control_plane::model::{
-    Bytes, Concurrency, Digest, Epoch, InstanceId, MilliCpu, Network, Node, NodeId, NodeSpec, Purpose, Resources,
-    RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling, Timestamp,
+    Bytes, Concurrency, Constraints, Digest, Epoch, InstanceId, MilliCpu, Network, Node, NodeId, NodeSpec, Purpose,
+    Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling, Timestamp,
 };
 use control_plane::state::{Function, Placement, Revision, RevisionStatus, State};
 use tempfile::TempDir;
@@ -211,6 +211,7 @@ fn state() -> State {
         timeout: Duration::from_secs(30),
         concurrency: Concurrency::ONE,
         network: Network::None,
+        placement: Constraints::default(),
         user: None,
     };
     let created = Revision { spec, created_at: at, status: RevisionStatus::Proved };
@@ -227,7 +228,10 @@ fn state() -> State {
     state.functions.insert(revision().function, function);
     for node in NODES {
         let spec = NodeSpec { name: node.to_string(), capacity: resources, labels: BTreeMap::new() };
-        state.nodes.insert(node, Node { spec, epoch: Epoch(1), grant: Resources::default() });
+        state.nodes.insert(
+            node,
+            Node { spec, epoch: Epoch(1), grant: Resources::default(), is_draining: false, is_dead: false },
+        );
     }
     let placement = Placement { revision: revision(), node: NODES[1], resources, purpose: Purpose::Demand, since: at };
     state.placements.insert(INSTANCE, placement);

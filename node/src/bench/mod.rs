@@ -6,6 +6,7 @@
 //!   warm     what a call costs beyond calling its function directly; requests a second beside nginx
 //!   hop      what the way through a second node adds to a call
 //!   commits  writes that three voters have agreed on and kept, beside etcd
+//!   plan     placements a second of the planner, beside a bare look at every node
 //!   memory   what the daemon, a sandbox nobody uses yet, and an idle instance hold
 //! ```
 //!
@@ -24,6 +25,7 @@ mod load;
 mod memory;
 mod nginx;
 mod peer;
+mod plan;
 mod process_memory;
 mod process_time;
 mod program;
@@ -68,6 +70,8 @@ pub enum Kind {
     Hop,
     /// Writes to a replicated log.
     Commits,
+    /// Where instances go.
+    Plan,
     /// What is held in memory.
     Memory,
 }
@@ -132,7 +136,7 @@ impl std::fmt::Debug for Bench<'_> {
 impl Bench<'_> {
     /// Measures. Needs a runtime with threads, and must not run on one of them: it blocks.
     pub async fn run(&self, kind: Kind) -> Result<Report, BenchError> {
-        if !matches!(kind, Kind::Commits | Kind::Hop) && !nix::unistd::geteuid().is_root() {
+        if !matches!(kind, Kind::Commits | Kind::Hop | Kind::Plan) && !nix::unistd::geteuid().is_root() {
             return Err(BenchError::NotRoot);
         }
         match kind {
@@ -141,6 +145,7 @@ impl Bench<'_> {
             Kind::Warm => warm::run(self),
             Kind::Hop => hop::run(self).await,
             Kind::Commits => commits::run(self).await,
+            Kind::Plan => plan::run(self),
             Kind::Memory => memory::run(self).await,
         }
     }

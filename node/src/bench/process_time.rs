@@ -1,7 +1,10 @@
-//! What processes have used of the processors, as the kernel tells it in `stat`.
+//! What processes have used of the processors, as the kernel tells it in `stat` and `schedstat`.
 
 use std::fs;
+use std::io;
 use std::time::Duration;
+
+use super::{BenchError, io_at};
 
 /// How many ticks of `stat` make a second, on every machine Linux runs on.
 const TICKS_PER_SECOND: u64 = 100;
@@ -10,6 +13,16 @@ const TICKS_PER_SECOND: u64 = 100;
 pub(super) fn cpu_time(pids: &[u32]) -> Duration {
     let spent = |pid: &u32| ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default());
     Duration::from_millis(pids.iter().map(spent).sum::<u64>() * 1000 / TICKS_PER_SECOND)
+}
+
+/// Returns the processor time that this thread has had.
+pub(super) fn thread_time() -> Result<Duration, BenchError> {
+    // The kernel counts what runs at ticks and whenever it schedules: this makes it count.
+    std::thread::yield_now();
+    let what = io_at("the processor time of a thread cannot be read");
+    let text = fs::read_to_string("/proc/thread-self/schedstat").map_err(&what)?;
+    let nanos = text.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+    nanos.map(Duration::from_nanos).ok_or_else(|| what(io::ErrorKind::InvalidData.into()))
 }
 
 /// Reads the ticks; the name in parentheses may hold anything.

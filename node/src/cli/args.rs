@@ -511,6 +511,9 @@ pub(super) enum BenchKind {
     /// Writes that three voters have agreed on and kept, beside etcd; needs no root.
     #[command(before_help = "Examples:\n  hearth bench commits\n  hearth bench commits --rounds 20 -o json")]
     Commits(BenchOptions),
+    /// Placements a second of the planner, beside a bare look at every node; needs no root.
+    #[command(before_help = "Examples:\n  hearth bench plan\n  hearth bench plan --rounds 20 -o json")]
+    Plan(BenchOptions),
     /// What the daemon, a blank sandbox and an idle instance hold.
     #[command(before_help = "Examples:\n  hearth bench memory\n  hearth bench memory --rounds 1 -o json")]
     Memory(BenchOptions),

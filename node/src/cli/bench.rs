@@ -20,6 +20,7 @@ pub(super) async fn bench(arguments: Arguments) -> Result<(), Failure> {
         BenchKind::Warm(options) => (Kind::Warm, options),
         BenchKind::Hop(options) => (Kind::Hop, options),
         BenchKind::Commits(options) => (Kind::Commits, options),
+        BenchKind::Plan(options) => (Kind::Plan, options),
         BenchKind::Memory(options) => (Kind::Memory, options),
     };
     let filter = std::env::var("HEARTH_LOG").unwrap_or_else(|_| "warn".to_owned());

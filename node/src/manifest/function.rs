@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use control_plane::model::{
-    Bytes, CONCURRENCY_MAX, Concurrency, FunctionName, INSTANCES_MAX, MilliCpu, Network, Resources, Runtime, Scaling,
-    Trigger,
+    Bytes, CONCURRENCY_MAX, Concurrency, Constraints, FunctionName, INSTANCES_MAX, MilliCpu, Network, Resources,
+    Runtime, Scaling, Trigger,
 };
 use proto::json;
 
 use super::problem::{Collector, get};
 use super::tree::{Entry, Node, Value};
-use super::{quantity, source, trigger};
+use super::{placement, quantity, source, trigger};
 use crate::config::nearest;
 
 /// The keys of a function.
-pub(super) const KEYS: [&str; 17] = [
+pub(super) const KEYS: [&str; 18] = [
     "runtime",
     "source",
     "handler",
@@ -33,6 +33,7 @@ pub(super) const KEYS: [&str; 17] = [
     "network",
     "user",
     "scale",
+    "placement",
     "trigger",
 ];
 
@@ -40,7 +41,7 @@ pub(super) const KEYS: [&str; 17] = [
 pub(super) const SCALE_KEYS: [&str; 3] = ["min", "max", "max-idle"];
 
 /// Keys that later versions honour.
-pub(super) const PLANNED_KEYS: [&str; 3] = ["rollout", "placement", "secrets"];
+pub(super) const PLANNED_KEYS: [&str; 2] = ["rollout", "secrets"];
 
 /// Variables that the platform sets itself.
 const RESERVED_VARIABLES: [&str; 2] = ["AWS_LAMBDA_RUNTIME_API", "PORT"];
@@ -104,6 +105,8 @@ pub struct Function {
     pub network: Network,
     /// The user id inside its sandbox, if it says so.
     pub user: Option<u32>,
+    /// Where its instances may run.
+    pub placement: Constraints,
     /// How it scales.
     pub scaling: Scaling,
     /// What invokes it beside its name.
@@ -145,6 +148,7 @@ impl Function {
                     Network::Egress => json::Network::Egress,
                 },
                 user: self.user,
+                placement: placement::on_wire(&self.placement),
             },
             scaling: json::Scaling {
                 min: self.scaling.min(),
@@ -203,6 +207,7 @@ pub(super) fn read(entry: &Entry, folder: Option<&Path>, problems: &mut Collecto
         concurrency: settings.concurrency,
         network: settings.network,
         user: settings.user,
+        placement: settings.placement,
         scaling: settings.scaling,
         triggers: settings.triggers,
     };
@@ -361,6 +366,7 @@ struct Settings {
     concurrency: Concurrency,
     network: Network,
     user: Option<u32>,
+    placement: Constraints,
     scaling: Scaling,
     triggers: Vec<Trigger>,
 }
@@ -379,6 +385,7 @@ impl Settings {
         let network = get(entries, "network").map(|node| network(node, problems));
         let user = get(entries, "user").map(|node| problems.number("user", node, 0, USER_MAX));
         let environment = get(entries, "env").map(|node| environment(node, problems));
+        let placement = get(entries, "placement").map(|node| placement::read(node, problems));
         let scaling = get(entries, "scale").map(|node| scaling(node, problems));
         let triggers = get(entries, "trigger").map(|node| trigger::read_all(node, problems));
         let defaults = RESOURCES_DEFAULT;
@@ -400,6 +407,7 @@ impl Settings {
                 Some(user) => Some(user?),
                 None => None,
             },
+            placement: placement.unwrap_or_else(|| Some(Constraints::default()))?,
             scaling: scaling.unwrap_or(Some(Scaling::DEFAULT))?,
             triggers: triggers.unwrap_or_else(|| Some(Vec::new()))?,
         })

@@ -5,6 +5,7 @@
 //! neither is one that a later version will honour: what a manifest asks for happens, or the manifest is refused.
 
 mod function;
+mod placement;
 mod problem;
 mod quantity;
 mod schema;

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use control_plane::model::{CONCURRENCY_MAX, INSTANCES_MAX, NAME_LENGTH_MAX};
+use control_plane::model::{CONCURRENCY_MAX, INSTANCES_MAX, LABEL_LENGTH_MAX, NAME_LENGTH_MAX, REQUIRED_MAX};
 
 /// Returns the JSON Schema (draft 2020-12) of a manifest.
 pub fn schema() -> Value {
@@ -27,7 +27,7 @@ pub fn schema() -> Value {
                 "additionalProperties": { "$ref": "#/$defs/function" }
             }
         },
-        "$defs": { "function": function(), "scale": scale(), "trigger": trigger() }
+        "$defs": { "function": function(), "placement": placement(), "scale": scale(), "trigger": trigger() }
     })
 }
 
@@ -81,6 +81,7 @@ fn function() -> Value {
                 "description": "The user id inside the sandbox; 1000 unless an image names its own."
             },
             "scale": { "$ref": "#/$defs/scale" },
+            "placement": { "$ref": "#/$defs/placement" },
             "trigger": {
                 "type": "array", "maxItems": super::trigger::TRIGGERS_MAX, "items": { "$ref": "#/$defs/trigger" },
                 "description": "What invokes it beside its name."
@@ -106,6 +107,25 @@ fn scale() -> Value {
             "max-idle": {
                 "$ref": "#/$defs/function/$defs/period", "default": "1h",
                 "description": "The longest an idle instance stays."
+            }
+        }
+    })
+}
+
+fn placement() -> Value {
+    let label = json!({ "type": "string", "maxLength": LABEL_LENGTH_MAX });
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "spread": {
+                "enum": ["none", "zone"], "default": "none",
+                "description": "What instances are spread over; with scale.min of 2 or more no zone has two above another."
+            },
+            "require": {
+                "type": "object", "maxProperties": REQUIRED_MAX,
+                "propertyNames": { "minLength": 1, "maxLength": LABEL_LENGTH_MAX }, "additionalProperties": label,
+                "description": "Labels that a node must have, with these values."
             }
         }
     })

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use control_plane::model::{Runtime, Trigger};
+use control_plane::model::{Runtime, Spread, Trigger};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
@@ -256,12 +256,33 @@ fn what_comes_later_is_refused_by_name() {
     let lines = [
         "secrets = [\"s3-key\"]",
         "[function.f.rollout]\nsteps = [\"10%\"]",
-        "[function.f.placement]\nspread = \"zone\"",
         "[[function.f.trigger]]\ntype = \"schedule\"\nevery = \"1h\"",
     ];
     for line in lines {
         let told = told(line);
         assert!(told.contains("not supported yet"), "{told}");
+    }
+}
+
+#[test]
+fn where_instances_may_run_is_read_and_mistakes_are_told() {
+    let table = "[function.f.placement]\nspread = \"zone\"\nrequire = { arch = \"x86_64\", disk = \"ssd\" }";
+    let text = format!("app = \"a\"\n[function.f]\nruntime = \"provided\"\nsource = \".\"\n{table}");
+    let manifest = parse(&text).expect("it is sound");
+    let placement = &manifest.functions[0].placement;
+    assert_eq!(placement.spread(), Spread::Zone);
+    let labels: Vec<(&str, &str)> =
+        placement.require().iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    assert_eq!(labels, [("arch", "x86_64"), ("disk", "ssd")]);
+    for (line, expected) in [
+        ("spread = \"zones\"", "did you mean \"zone\"?"),
+        ("spread = 1", "spread is 1"),
+        ("require = { gpu = true }", "the label gpu is true"),
+        ("require = { \"\" = \"a\" }", "a required label needs a name"),
+        ("spreads = \"zone\"", "did you mean spread?"),
+    ] {
+        let told = told(&format!("[function.f.placement]\n{line}"));
+        assert!(told.contains(expected), "{told}");
     }
 }
 
@@ -422,6 +443,7 @@ fn the_schema_knows_the_keys_of_the_parser() {
     let set = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<BTreeSet<_>>();
     assert_eq!(keys("/$defs/function/properties"), set(&function::KEYS));
     assert_eq!(keys("/$defs/scale/properties"), set(&function::SCALE_KEYS));
+    assert_eq!(keys("/$defs/placement/properties"), set(&placement::KEYS));
     assert_eq!(keys("/$defs/trigger/properties"), set(&trigger::KEYS));
     let runtimes: Vec<&str> = schema
         .pointer("/$defs/function/properties/runtime/enum")

@@ -47,6 +47,31 @@ pub struct RevisionSpec {
     /// The user id inside the sandbox; none means whom the image names, 1000 where it names nobody.
     #[serde(default)]
     pub user: Option<u32>,
+    /// Where its instances may run.
+    #[serde(default)]
+    pub placement: Placement,
+}
+
+/// Where instances may run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// What they are spread over.
+    #[serde(default)]
+    pub spread: Spread,
+    /// Labels that a node must have, with these values.
+    #[serde(default)]
+    pub require: BTreeMap<String, String>,
+}
+
+/// What instances are spread over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spread {
+    /// Nothing: they are packed.
+    #[default]
+    None,
+    /// The zones that nodes are labelled with.
+    Zone,
 }
 
 /// The contract between an instance and its node.

@@ -28,8 +28,8 @@ pub use cluster::{Cluster, DrainRequest, JoinToken, Leader, Member, NodeStatus, 
 pub use error::{ErrorBody, ErrorCode};
 pub use event::{Event, EventKind};
 pub use function::{
-    Function, FunctionPhase, FunctionSpec, HttpTrigger, Network, Resources, Revision, RevisionPhase, RevisionSpec,
-    RollbackRequest, Runtime, ScaleRequest, Scaling, Trigger,
+    Function, FunctionPhase, FunctionSpec, HttpTrigger, Network, Placement, Resources, Revision, RevisionPhase,
+    RevisionSpec, RollbackRequest, Runtime, ScaleRequest, Scaling, Spread, Trigger,
 };
 pub use image::{BuildRequest, CaptureRequest, GcReport, Image, ImageEvent, PullRequest};
 pub use instance::{Instance, InstancePhase, Purpose};

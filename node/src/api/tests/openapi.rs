@@ -157,6 +157,7 @@ fn schemas() -> BTreeMap<&'static str, Value> {
     s.add_words("ErrorCode", ErrorCode::ALL);
     s.add_words("Runtime", &[Runtime::Python3, Runtime::Nodejs, Runtime::Provided, Runtime::Http, Runtime::Image]);
     s.add_words("Network", &[Network::None, Network::Egress]);
+    s.add_words("Spread", &[Spread::None, Spread::Zone]);
     let changes = [Change::Created, Change::Revised, Change::Adjusted, Change::Unchanged, Change::Deleted];
     s.add_words("Change", &changes);
     let phases = [FunctionPhase::Serving, FunctionPhase::Updating, FunctionPhase::Starting, FunctionPhase::Failed];
@@ -184,6 +185,7 @@ fn schemas() -> BTreeMap<&'static str, Value> {
     s.add("Resources", samples::resources());
     s.add("Scaling", samples::scaling());
     s.add_choice("Trigger", "type", vec![Trigger::Http(samples::http_trigger())]);
+    s.add("Placement", samples::placement());
     s.add("RevisionSpec", samples::revision_spec());
     s.add("FunctionSpec", samples::function_spec());
     s.add("Function", samples::function());

@@ -14,6 +14,10 @@ pub(super) fn http_trigger() -> HttpTrigger {
     HttpTrigger { host: Some("shop.example".into()), path: "/resize/*".into(), methods: vec!["POST".into()] }
 }
 
+pub(super) fn placement() -> Placement {
+    Placement { spread: Spread::Zone, require: [("arch".to_owned(), "x86_64".to_owned())].into() }
+}
+
 pub(super) fn revision_spec() -> RevisionSpec {
     RevisionSpec {
         runtime: Runtime::Python3,
@@ -26,6 +30,7 @@ pub(super) fn revision_spec() -> RevisionSpec {
         concurrency: 1,
         network: Network::None,
         user: Some(1000),
+        placement: placement(),
     }
 }
 

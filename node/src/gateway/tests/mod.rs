@@ -15,8 +15,8 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use control_plane::dispatch::DeclineReason;
 use control_plane::model::{
-    self, Concurrency, Digest, Epoch, InstanceId, MilliCpu, Network, NodeId, NodeSpec, Purpose, Resources, RevisionId,
-    RevisionNumber, RevisionSpec, Runtime, Scaling, Timestamp,
+    self, Concurrency, Constraints, Digest, Epoch, InstanceId, MilliCpu, Network, NodeId, NodeSpec, Purpose, Resources,
+    RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling, Timestamp,
 };
 use control_plane::state::{Function, Placement, Revision, RevisionStatus, State};
 use http::{Request, Response};
@@ -66,6 +66,7 @@ fn state(nodes: &[(u32, u64, u32)]) -> State {
             timeout: PATIENCE,
             concurrency: Concurrency::new(10).unwrap(),
             network: Network::None,
+            placement: Constraints::default(),
             user: None,
         };
         let created = Revision { spec, created_at: Timestamp::from_millis(0), status: RevisionStatus::Proved };
@@ -83,7 +84,10 @@ fn state(nodes: &[(u32, u64, u32)]) -> State {
     for (id, grant, instances) in nodes {
         let node = NodeId(*id);
         let spec = NodeSpec { name: node.to_string(), capacity: memory(10_000), labels: BTreeMap::new() };
-        state.nodes.insert(node, model::Node { spec, epoch: Epoch(1), grant: memory(*grant) });
+        state.nodes.insert(
+            node,
+            model::Node { spec, epoch: Epoch(1), grant: memory(*grant), is_draining: false, is_dead: false },
+        );
         for (name, _) in FUNCTIONS {
             for _ in 0..*instances {
                 state.placed_last += 1;

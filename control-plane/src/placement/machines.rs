@@ -1,0 +1,230 @@
+//! What nodes have left, as a structure of arrays: one scan reads them from end to end.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::score::{DIMENSIONS, Grain, Reciprocals, Weights, amounts, rank_cost};
+use crate::model::{Bytes, MilliCpu, Node, NodeId, Resources, ZONE_LABEL};
+use crate::state::State;
+
+/// How many nodes share one remembered best: their scan costs as much as that of the bests of ten thousand nodes.
+const BLOCK: usize = 64;
+
+/// What stands together in the arrays because it fails together.
+#[derive(Clone, Debug)]
+pub(super) struct Zone<'a> {
+    /// Its name; nodes without one are a zone of their own.
+    pub(super) name: Option<&'a str>,
+    /// Its places in the arrays.
+    pub(super) places: Range<usize>,
+    /// Its blocks.
+    pub(super) blocks: Range<usize>,
+}
+
+/// All nodes, zone by zone and by id within a zone.
+#[derive(Clone, Debug)]
+pub(super) struct Machines<'a> {
+    pub(super) ids: Vec<NodeId>,
+    pub(super) labels: Vec<&'a BTreeMap<String, String>>,
+    cpu: Vec<MilliCpu>,
+    memory: Vec<Bytes>,
+    disk: Vec<Bytes>,
+    pids: Vec<u32>,
+    /// What each costs as it is, by the weights of the batch under way, and for its place in the order of nodes.
+    costs: Vec<u32>,
+    rank_costs: Vec<u32>,
+    /// Which of the shapes each has.
+    shapes: Vec<u32>,
+    /// One over each capacity that nodes have: there are few of them, and what an instance takes off a node's cost is the
+    /// same for all nodes of one.
+    reciprocals: Vec<Reciprocals>,
+    /// The reciprocals by the weights of the batch under way.
+    weighted: Vec<Reciprocals>,
+    grain: Grain,
+    pub(super) zones: Vec<Zone<'a>>,
+    /// Runs of at most [`BLOCK`] places within one zone.
+    pub(super) blocks: Vec<Range<usize>>,
+    /// Places by node, for looking them up.
+    places: Vec<(NodeId, usize)>,
+    capacity: [u128; DIMENSIONS],
+    used: [u128; DIMENSIONS],
+}
+
+fn add(sum: &mut [u128; DIMENSIONS], resources: &Resources) {
+    for (sum, amount) in sum.iter_mut().zip(amounts(resources)) {
+        *sum += u128::from(amount);
+    }
+}
+
+impl<'a> Machines<'a> {
+    /// Reads those that may take instances off a state.
+    pub(super) fn of(state: &'a State) -> Self {
+        let eligible = || state.nodes.iter().filter(|(_, node)| node.is_eligible());
+        let by_id: Vec<NodeId> = eligible().map(|(id, _)| *id).collect();
+        let count = by_id.len();
+        let mut held = vec![Resources::default(); count];
+        for placement in state.placements.values() {
+            if let Ok(rank) = by_id.binary_search(&placement.node) {
+                held[rank] = held[rank].plus(&placement.resources);
+            }
+        }
+        let mut zones: BTreeMap<Option<&str>, Vec<(NodeId, usize, &Node)>> = BTreeMap::new();
+        for (rank, (id, node)) in eligible().enumerate() {
+            let zone = node.spec.labels.get(ZONE_LABEL).map(String::as_str);
+            zones.entry(zone).or_default().push((*id, rank, node));
+        }
+        let order = zones.into_iter().flat_map(|(zone, nodes)| nodes.into_iter().map(move |node| (zone, node)));
+        let mut largest = [0; DIMENSIONS];
+        for (_, node) in eligible() {
+            let capacity = amounts(&node.spec.capacity);
+            largest = std::array::from_fn(|dimension| largest[dimension].max(capacity[dimension]));
+        }
+        let mut machines = Self {
+            ids: Vec::with_capacity(count),
+            labels: Vec::with_capacity(count),
+            cpu: Vec::with_capacity(count),
+            memory: Vec::with_capacity(count),
+            disk: Vec::with_capacity(count),
+            pids: Vec::with_capacity(count),
+            costs: Vec::with_capacity(count),
+            rank_costs: Vec::with_capacity(count),
+            shapes: Vec::with_capacity(count),
+            reciprocals: Vec::new(),
+            weighted: Vec::new(),
+            grain: Grain::for_largest(largest),
+            zones: Vec::new(),
+            blocks: Vec::new(),
+            places: Vec::with_capacity(count),
+            capacity: [0; DIMENSIONS],
+            used: [0; DIMENSIONS],
+        };
+        let mut shapes: BTreeMap<[u64; DIMENSIONS], u32> = BTreeMap::new();
+        for (place, (zone, (id, rank, node))) in order.enumerate() {
+            let (capacity, held) = (&node.spec.capacity, held[rank]);
+            let free = capacity.minus(&held);
+            machines.ids.push(id);
+            machines.labels.push(&node.spec.labels);
+            machines.cpu.push(free.cpu);
+            machines.memory.push(free.memory);
+            machines.disk.push(free.disk);
+            machines.pids.push(free.pids);
+            let shape = *shapes.entry(amounts(capacity)).or_insert_with(|| {
+                machines.reciprocals.push(machines.grain.reciprocals(capacity));
+                u32::try_from(machines.reciprocals.len() - 1).unwrap_or(u32::MAX)
+            });
+            machines.shapes.push(shape);
+            machines.rank_costs.push(rank_cost(rank, count));
+            machines.places.push((id, place));
+            add(&mut machines.capacity, capacity);
+            add(&mut machines.used, &held);
+            machines.extend_zone(zone, place);
+        }
+        machines.places.sort_unstable();
+        machines
+    }
+
+    fn extend_zone(&mut self, name: Option<&'a str>, place: usize) {
+        let (blocks, places) = (self.blocks.len(), place..place + 1);
+        match self.zones.last_mut().filter(|zone| zone.name == name) {
+            Some(zone) => zone.places.end += 1,
+            None => self.zones.push(Zone { name, places: places.clone(), blocks: blocks..blocks }),
+        }
+        let Some(zone) = self.zones.last_mut() else { return };
+        match self.blocks.last_mut().filter(|block| !zone.blocks.is_empty() && block.len() < BLOCK) {
+            Some(block) => block.end += 1,
+            None => {
+                self.blocks.push(places);
+                zone.blocks.end += 1;
+            }
+        }
+    }
+
+    /// Returns a node's place in the arrays.
+    pub(super) fn place_of(&self, node: NodeId) -> Option<usize> {
+        let found = self.places.binary_search_by_key(&node, |(id, _)| *id).ok()?;
+        Some(self.places[found].1)
+    }
+
+    /// Returns the zone that a place belongs to.
+    pub(super) fn zone_of(&self, place: usize) -> usize {
+        self.zones.partition_point(|zone| zone.places.end <= place)
+    }
+
+    /// Returns the block that a place of a zone belongs to.
+    pub(super) fn block_of(&self, zone: usize, place: usize) -> usize {
+        let zone = &self.zones[zone];
+        zone.blocks.start + (place - zone.places.start) / BLOCK
+    }
+
+    /// Returns what the node at a place has left.
+    #[inline]
+    pub(super) fn room(&self, place: usize) -> Resources {
+        Resources { cpu: self.cpu[place], memory: self.memory[place], disk: self.disk[place], pids: self.pids[place] }
+    }
+
+    /// Takes something off what the node at a place has left.
+    pub(super) fn take(&mut self, place: usize, needed: &Resources) {
+        let room = self.room(place).minus(needed);
+        self.cpu[place] = room.cpu;
+        self.memory[place] = room.memory;
+        self.disk[place] = room.disk;
+        self.pids[place] = room.pids;
+        self.costs[place] = self.cost_now(place);
+        add(&mut self.used, needed);
+    }
+
+    /// Works out what a place costs as it is.
+    fn cost_now(&self, place: usize) -> u32 {
+        let weighted = &self.weighted[self.shapes[place] as usize];
+        self.grain.cost(&self.room(place), weighted).saturating_add(self.rank_costs[place])
+    }
+
+    /// Weighs dimensions by what would be used if all of `asked` were placed, and keeps that until it is done again.
+    pub(super) fn weigh(&mut self, asked: [u128; DIMENSIONS]) -> Weights {
+        let used = std::array::from_fn(|dimension| self.used[dimension].saturating_add(asked[dimension]));
+        let weights = Weights::of(used, self.capacity);
+        self.weighted.clear();
+        self.weighted.extend(self.reciprocals.iter().map(|reciprocals| weights.weigh(reciprocals)));
+        let mut costs = std::mem::take(&mut self.costs);
+        costs.clear();
+        costs.extend((0..self.ids.len()).map(|place| self.cost_now(place)));
+        self.costs = costs;
+        weights
+    }
+
+    /// Writes down what an instance of this size takes off the cost of a node, by the node's shape.
+    pub(super) fn reliefs(&self, needed: &Resources, reliefs: &mut Vec<u32>) {
+        reliefs.clear();
+        reliefs.extend(self.weighted.iter().map(|weighted| self.grain.cost(needed, weighted)));
+    }
+
+    /// Returns what each place of a run would cost with an instance of this size; none means that it does not fit there.
+    #[inline]
+    pub(super) fn costs_with<'s>(
+        &'s self,
+        run: Range<usize>,
+        needed: &'s Resources,
+        reliefs: &'s [u32],
+    ) -> impl Iterator<Item = Option<u32>> + 's {
+        let (cpu, memory) = (&self.cpu[run.clone()], &self.memory[run.clone()]);
+        let (disk, pids) = (&self.disk[run.clone()], &self.pids[run.clone()]);
+        let (costs, shapes) = (&self.costs[run.clone()], &self.shapes[run]);
+        let rooms = cpu.iter().zip(memory).zip(disk).zip(pids);
+        rooms.zip(costs).zip(shapes).map(move |(((((cpu, memory), disk), pids), cost), shape)| {
+            let room = Resources { cpu: *cpu, memory: *memory, disk: *disk, pids: *pids };
+            // Wrapping, because the difference has no meaning where the instance does not fit.
+            let cost = cost.wrapping_sub(reliefs[*shape as usize]);
+            needed.fits(&room).then_some(cost)
+        })
+    }
+
+    /// Counts the nodes on which an instance of this size fits.
+    pub(super) fn count_fitting(&self, needed: Resources) -> usize {
+        let rooms = self.cpu.iter().zip(&self.memory).zip(&self.disk).zip(&self.pids);
+        rooms
+            .filter(|(((cpu, memory), disk), pids)| {
+                needed.fits(&Resources { cpu: **cpu, memory: **memory, disk: **disk, pids: **pids })
+            })
+            .count()
+    }
+}
