@@ -359,6 +359,7 @@ mod tests {
                     "handler": handler, "environment": environment,
                     "resources": {"cpu_milli": cpu, "memory_bytes": memory, "disk_bytes": disk, "pids": pids},
                     "timeout_ms": timeout, "concurrency": concurrency, "network": "egress", "user": user,
+                    "placement": {"spread": "zone", "require": {"disk": "ssd"}},
                 },
                 "scaling": {"min": min, "max": max, "idle_max_ms": idle},
                 "triggers": [{"type": "http", "host": host, "path": "/a/*", "methods": ["GET", "PUT"]}],

@@ -78,7 +78,7 @@ fn every_key_of_the_documentation_is_read() {
     let manifest = parse(WHOLE).unwrap();
     let [resize, cart] = manifest.functions.as_slice() else { panic!("two functions: {manifest:?}") };
     let spec = serde_json::to_value(resize.spec(None)).unwrap();
-    expect![[r#"{"name":"resize","revision":{"command":[],"concurrency":4,"environment":{"LOG":"info"},"handler":"app.handler","image":null,"network":"egress","resources":{"cpu_milli":250,"disk_bytes":67108864,"memory_bytes":134217728,"pids":64},"runtime":"python3","timeout_ms":3000,"user":33},"scaling":{"idle_max_ms":600000,"max":5,"min":1},"triggers":[{"host":"shop.example.com","methods":["POST","PUT"],"path":"/resize/*","type":"http"}]}"#]]
+    expect![[r#"{"name":"resize","revision":{"command":[],"concurrency":4,"environment":{"LOG":"info"},"handler":"app.handler","image":null,"network":"egress","placement":{"require":{},"spread":"none"},"resources":{"cpu_milli":250,"disk_bytes":67108864,"memory_bytes":134217728,"pids":64},"runtime":"python3","timeout_ms":3000,"user":33},"scaling":{"idle_max_ms":600000,"max":5,"min":1},"triggers":[{"host":"shop.example.com","methods":["POST","PUT"],"path":"/resize/*","type":"http"}]}"#]]
     .assert_eq(&spec.to_string());
     assert_eq!((resize.base.as_deref(), resize.dependencies.as_deref()), (Some("slim"), Some("requirements.txt")));
     assert_eq!(
