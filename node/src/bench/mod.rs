@@ -5,6 +5,7 @@
 //!   burst    a hundred and five hundred first calls at once, beside another OCI runtime doing the same
 //!   warm     what a call costs beyond calling its function directly; requests a second beside nginx
 //!   commits  writes that three voters have agreed on and kept, beside etcd
+//!   failover the time without a leader when it is killed, silent, or hands over, beside etcd
 //!   memory   what the daemon, a sandbox nobody uses yet, and an idle instance hold
 //! ```
 //!
@@ -17,6 +18,7 @@ mod burst;
 mod cold;
 mod commits;
 mod driven;
+mod failover;
 mod http;
 mod load;
 mod memory;
@@ -41,6 +43,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+pub use self::failover::Failover;
 pub use self::report::{Goal, Machine, Report, Role, Row, Section, Side};
 pub use self::voter::Voter;
 
@@ -64,6 +67,8 @@ pub enum Kind {
     Warm,
     /// Writes to a replicated log.
     Commits,
+    /// Writes to a replicated log whose leader goes.
+    Failover(Failover),
     /// What is held in memory.
     Memory,
 }
@@ -128,7 +133,7 @@ impl std::fmt::Debug for Bench<'_> {
 impl Bench<'_> {
     /// Measures. Needs a runtime with threads, and must not run on one of them: it blocks.
     pub async fn run(&self, kind: Kind) -> Result<Report, BenchError> {
-        if kind != Kind::Commits && !nix::unistd::geteuid().is_root() {
+        if !matches!(kind, Kind::Commits | Kind::Failover(_)) && !nix::unistd::geteuid().is_root() {
             return Err(BenchError::NotRoot);
         }
         match kind {
@@ -136,6 +141,7 @@ impl Bench<'_> {
             Kind::Burst => burst::run(self).await,
             Kind::Warm => warm::run(self),
             Kind::Commits => commits::run(self).await,
+            Kind::Failover(options) => failover::run(self, options).await,
             Kind::Memory => memory::run(self).await,
         }
     }

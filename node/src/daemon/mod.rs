@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::model::NodeId;
+use control_plane::raft::Timing;
 use control_plane::state::Command;
 use proto::json::{Event, EventKind};
 use tokio::net::TcpListener;
@@ -193,7 +194,12 @@ impl Daemon {
         let index = open_index(&data_dir)?;
         let limits = logs::Limits { function_max_bytes: config.logs.function_max.0, age_max: config.logs.age_max.0 };
         let logs = LogStore::open(data_dir.logs(), &index, limits, clock.clone(), Arc::clone(&metrics))?;
-        let raft = Raft::open(raft::Config { dir: data_dir.raft(), node: NODE }, None, clock.clone()).await?;
+        let raft = Raft::open(
+            raft::Config { dir: data_dir.raft(), node: NODE, timing: Timing::default() },
+            None,
+            clock.clone(),
+        )
+        .await?;
         let images = Store::open(&data_dir.images(), image_settings(&config)).map_err(StartError::Images)?;
         let (sandboxes, adopted) = Sandboxes::start(sandbox_config(&config, &data_dir)?)?;
 

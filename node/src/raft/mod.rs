@@ -7,6 +7,7 @@
 //! ```
 //! A daemon founds a cluster of one voter; more of them are only in the tests of this room, until peers can trust each other.
 
+mod death;
 mod frame;
 mod members;
 mod propose;
@@ -22,7 +23,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::model::NodeId;
-use control_plane::raft::{LogStore, Machine, Network, RecoverError, Replica, SnapshotError, Types, View, settings};
+use control_plane::raft::{
+    self as generic, LogStore, Machine, Network, RecoverError, Replica, SnapshotError, Timing, Types, View,
+};
 use control_plane::state::State;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
@@ -53,6 +56,8 @@ pub struct Config {
     pub dir: PathBuf,
     /// This node.
     pub node: NodeId,
+    /// How soon voters take a silent leader for gone.
+    pub timing: Timing,
 }
 
 /// How peers reach this node.
@@ -143,12 +148,15 @@ impl Raft {
         )
         .map_err(OpenError::Snapshot)?;
         let view = machine.view();
-        let settings = Arc::new(settings().validate().map_err(|error| OpenError::Core(error.to_string()))?);
+        let settings =
+            Arc::new(generic::settings(config.timing).validate().map_err(|error| OpenError::Core(error.to_string()))?);
         let id = u64::from(config.node.0);
         let channels = Channels::default();
         let network = Network::new(channels.clone());
         let core =
             Core::new(id, settings, network, log, machine).await.map_err(|error| OpenError::Core(error.to_string()))?;
+        let told = |leader| tracing::warn!(leader, "the leader's process has ended");
+        tokio::spawn(generic::watch_leader(core.clone(), channels.clone(), told));
         let stop = CancellationToken::new();
         let address = listening.as_ref().map_or_else(String::new, |listening| listening.address.clone());
         let is_joining = listening.as_ref().is_some_and(|listening| listening.is_joining);

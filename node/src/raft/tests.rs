@@ -44,7 +44,7 @@ impl Voter {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
         let listening = Listening { listener, address: address.clone(), is_joining };
-        let config = Config { dir: folder.path().to_path_buf(), node: NodeId(node) };
+        let config = Config { dir: folder.path().to_path_buf(), node: NodeId(node), timing: Timing::default() };
         let raft = Raft::open(config, Some(listening), Clock::system()).await.expect("the state opens");
         Self { raft, folder, address }
     }
@@ -62,7 +62,7 @@ impl Voter {
         };
         let listener = timeout(PATIENCE, bound).await.expect("the port becomes free");
         let listening = Listening { listener, address: self.address.clone(), is_joining: true };
-        let config = Config { dir: self.folder.path().to_path_buf(), node: NodeId(node) };
+        let config = Config { dir: self.folder.path().to_path_buf(), node: NodeId(node), timing: Timing::default() };
         self.raft = Raft::open(config, Some(listening), Clock::system()).await.expect("the state opens");
     }
 
@@ -110,7 +110,7 @@ async fn leader<'a>(voters: &[&'a Voter]) -> &'a Voter {
 #[tokio::test]
 async fn what_was_acknowledged_is_applied_again_after_a_restart() {
     let folder = tempfile::tempdir().expect("a directory can be made");
-    let config = Config { dir: folder.path().to_path_buf(), node: NodeId(1) };
+    let config = Config { dir: folder.path().to_path_buf(), node: NodeId(1), timing: Timing::default() };
     for start in 1..=3 {
         let raft = Raft::open(config.clone(), None, Clock::system()).await.expect("the state opens");
         assert_eq!(epoch(&raft, 1), start - 1, "what the process before was told is there");
@@ -123,7 +123,7 @@ async fn what_was_acknowledged_is_applied_again_after_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_command_is_told_and_changes_nothing() {
     let folder = tempfile::tempdir().expect("a directory can be made");
-    let config = Config { dir: folder.path().to_path_buf(), node: NodeId(1) };
+    let config = Config { dir: folder.path().to_path_buf(), node: NodeId(1), timing: Timing::default() };
     let raft = Raft::open(config, None, Clock::system()).await.expect("the state opens");
     let before = raft.read(State::clone);
     let app = "nothing".parse().expect("a name");

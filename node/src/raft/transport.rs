@@ -76,6 +76,10 @@ impl Transport for Channels {
     fn peer(&self, _id: u64, address: &str, lane: Lane) -> Way {
         Way { channels: self.clone(), address: address.to_owned(), lane }
     }
+
+    async fn died(&self, _id: u64, address: &str) {
+        super::death::died(address).await;
+    }
 }
 
 /// The way to one peer.

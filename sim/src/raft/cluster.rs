@@ -122,6 +122,8 @@ impl Cluster {
         self.oracle().tell(|| format!("{node} starts with {} records", records.len()));
         let group = runtime::group();
         self.network().set(node, Host::Up(group, None));
+        // What stood before the power failed is reset by the first thing that is sent over it.
+        self.network().end_connections(node, None);
         let cluster = self.clone();
         runtime::spawn_in(group, async move {
             if let Err(error) = Box::pin(cluster.start(node, group, records)).await {
@@ -147,8 +149,12 @@ impl Cluster {
         self.0.views.lock().unwrap_or_else(PoisonError::into_inner).insert(node, view.clone());
         seen.set(view).map_err(|_| "the view was set before".to_owned())?;
         let settings = Arc::new(self.swarm().settings().validate().map_err(|error| error.to_string())?);
-        let network = raft::Network::new(self.network().transport(node));
+        let transport = self.network().transport(node);
+        let network = raft::Network::new(transport.clone());
         let core = Core::new(node, settings, network, log, machine).await.map_err(|error| error.to_string())?;
+        let oracle = self.oracle().clone();
+        let told = move |leader| oracle.tell(|| format!("{node} takes leader {leader} for dead"));
+        runtime::spawn_in(group, raft::watch_leader(core.clone(), transport, told));
         self.network().set(node, Host::Up(group, Some(Replica::new(core.clone()))));
         if is_pristine && node == 1 {
             let address = |node: &u64| (*node, BasicNode::new(format!("node-{node}")));
@@ -182,6 +188,9 @@ impl Cluster {
                 runtime::kill(group);
                 drop(replica);
                 self.disk(node).crash();
+                if crash == Crash::Process {
+                    self.network().end_connections(node, None);
+                }
             }
         }
     }

@@ -37,6 +37,10 @@ pub enum Mark {
     CallDuplicated,
     /// A node that is down refused a message.
     PeerRefused,
+    /// A voter saw that a node's process had ended.
+    DeathProven,
+    /// A voter took a node for dead that lives.
+    DeathFeigned,
     /// A stream fell silent.
     StreamStalled,
     /// A stream broke.
@@ -59,7 +63,7 @@ pub enum Mark {
 
 impl Mark {
     /// Every mark.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::LeaderChanged,
         Self::TermSharedByLeaders,
         Self::LeaderIsolated,
@@ -77,6 +81,8 @@ impl Mark {
         Self::LeaderPaused,
         Self::CallDuplicated,
         Self::PeerRefused,
+        Self::DeathProven,
+        Self::DeathFeigned,
         Self::StreamStalled,
         Self::StreamBroken,
         Self::LeaderTransferred,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::cluster::{Cluster, Core, Crash};
 use super::mark::Mark;
-use super::network::Host;
+use super::network::{Host, Refusal};
 use super::runtime;
 use super::swarm::Micros;
 use crate::rng::Rng;
@@ -34,6 +34,8 @@ pub(super) enum Fault {
     Bridge,
     /// The ways to one node are cut and mended again and again.
     Flap,
+    /// A firewall refuses in the name of a node that lives, mostly the leader.
+    Refuse,
     /// Some ways take long.
     Slow,
     /// Much is lost.
@@ -49,7 +51,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Kill,
         Self::RestartLoop,
         Self::PowerLoss,
@@ -60,6 +62,7 @@ impl Fault {
         Self::Split,
         Self::Bridge,
         Self::Flap,
+        Self::Refuse,
         Self::Slow,
         Self::Storm,
         Self::DiskStall,
@@ -162,6 +165,13 @@ impl Nemesis {
             Fault::Flap => {
                 let cuts = self.both_ways(&[self.pick(&voters)], &voters);
                 self.flap(cuts, 2 + self.below(8));
+            }
+            Fault::Refuse => {
+                let to = if self.below(4) > 0 { leader } else { None }.unwrap_or_else(|| self.pick(&voters));
+                let ways = self.pairs(&self.some(&voters), &[to]);
+                let refusal = if self.below(2) == 0 { Refusal::Connections } else { Refusal::All };
+                self.cluster.oracle().tell(|| format!("refused: {refusal:?} {ways:?}"));
+                self.cluster.network().refuse(ways, refusal, self.draw(BROKEN));
             }
             Fault::Slow => self.slow(&voters),
             Fault::Storm => {
