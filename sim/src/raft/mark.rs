@@ -25,6 +25,12 @@ pub enum Mark {
     BatchKeptInPart,
     /// A sync took long.
     DiskStalled,
+    /// A sync failed, and the process ended.
+    SyncFailed,
+    /// A disk was full, and the process ended.
+    DiskFull,
+    /// A command was proposed at an earlier time than one before it.
+    TimeWentBack,
     /// The power of a majority failed at one instant.
     MajorityWithoutPower,
     /// The power of every node failed at one instant.
@@ -63,7 +69,7 @@ pub enum Mark {
 
 impl Mark {
     /// Every mark.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::LeaderChanged,
         Self::TermSharedByLeaders,
         Self::LeaderIsolated,
@@ -75,6 +81,9 @@ impl Mark {
         Self::TailTorn,
         Self::BatchKeptInPart,
         Self::DiskStalled,
+        Self::SyncFailed,
+        Self::DiskFull,
+        Self::TimeWentBack,
         Self::MajorityWithoutPower,
         Self::AllWithoutPower,
         Self::RestartedBesideDown,

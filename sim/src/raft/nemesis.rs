@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::cluster::{Cluster, Core, Crash};
+use super::disk::Failure;
 use super::mark::Mark;
 use super::network::{Host, Refusal};
 use super::runtime;
@@ -42,6 +43,12 @@ pub(super) enum Fault {
     Storm,
     /// A disk takes no writes for a while.
     DiskStall,
+    /// A sync fails.
+    DiskError,
+    /// A disk has no room.
+    DiskFull,
+    /// The clock of a node jumps.
+    ClockJump,
     /// The leader hands over.
     Transfer,
     /// A node stands for election out of turn.
@@ -51,7 +58,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::Kill,
         Self::RestartLoop,
         Self::PowerLoss,
@@ -66,6 +73,9 @@ impl Fault {
         Self::Slow,
         Self::Storm,
         Self::DiskStall,
+        Self::DiskError,
+        Self::DiskFull,
+        Self::ClockJump,
         Self::Transfer,
         Self::Elect,
         Self::Snapshot,
@@ -184,6 +194,13 @@ impl Nemesis {
                 // What is being synced waits to the end of it, also after faults have stopped: it must be over by then.
                 let left = self.until.saturating_sub(Duration::from_nanos(runtime::now()));
                 self.cluster.disk(self.pick(&voters)).stall(self.draw(STILL).min(left));
+            }
+            Fault::DiskError => self.cluster.disk(self.pick(&voters)).fail(Failure::Sync),
+            Fault::DiskFull => self.cluster.disk(self.pick(&voters)).fail(Failure::Full),
+            Fault::ClockJump => {
+                // An hour back or forth around the true time.
+                let offset = i64::try_from(self.below(7_200_000)).unwrap_or(0) - 3_600_000;
+                self.cluster.set_clock(self.pick(&voters), offset);
             }
             Fault::Transfer => {
                 if let Some(leader) = leader {
