@@ -70,13 +70,14 @@ impl Raft {
         let mut held = None;
         let proposing = async {
             loop {
+                let before = self.leads_here();
                 // From here on it may be applied.
                 held = None;
                 match self.propose_once(&command).await? {
                     Attempt::Done(reply) => return Ok(reply),
                     Attempt::Held(reason) => held = Some(reason),
                 }
-                self.until_led().await;
+                self.until_led(before).await;
             }
         };
         let proposed = timeout(PROPOSE_MAX, proposing).await;
@@ -126,10 +127,11 @@ impl Raft {
     pub async fn catch_up(&self) -> Result<(), ReadError> {
         let catching_up = async {
             loop {
+                let before = self.leads_here();
                 if let Attempt::Done(index) = self.read_index().await? {
                     return self.until_applied(index).await.map_err(ReadError::Stopped);
                 }
-                self.until_led().await;
+                self.until_led(before).await;
             }
         };
         timeout(READ_MAX, catching_up).await.unwrap_or(Err(ReadError::Unavailable))
@@ -164,13 +166,17 @@ impl Raft {
         self.changes().wait_for(applied).await.map(drop).map_err(|_| "nothing is applied any more".to_owned())
     }
 
-    /// Waits until somebody else may lead.
-    async fn until_led(&self) {
+    /// Returns who leads, as far as this node knows.
+    fn leads_here(&self) -> Option<u64> {
+        self.0.core.server_metrics().borrow_watched().current_leader
+    }
+
+    /// Waits until somebody else leads than did before an attempt, which may have happened during it.
+    async fn until_led(&self, before: Option<u64>) {
         let mut metrics = self.0.core.server_metrics();
-        let before = metrics.borrow_watched().current_leader;
         let changed =
             async { while metrics.borrow_watched().current_leader == before && metrics.changed().await.is_ok() {} };
-        // Whoever leads may have come to lead before this began to watch.
+        // Who led before may lead on, and take it now.
         drop(timeout(HELD_MAX, changed).await);
     }
 
