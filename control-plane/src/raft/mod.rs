@@ -17,6 +17,7 @@ mod machine;
 mod message;
 mod network;
 mod parts;
+mod proof;
 mod replica;
 mod settings;
 mod transport;
@@ -35,8 +36,9 @@ pub use log::{LogStore, RecoverError};
 pub use machine::{Machine, SnapshotError, View};
 pub use network::{Link, Network};
 pub use parts::SNAPSHOT_MAX_BYTES;
+pub use proof::watch_leader;
 pub use replica::{AnswerError, Core, Replica};
-pub use settings::settings;
+pub use settings::{Timing, settings};
 pub use transport::{AppendReplies, Appends, Lane, Peer, Transport, TransportError};
 
 use crate::model::Timestamp;

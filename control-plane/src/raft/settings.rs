@@ -4,12 +4,6 @@ use openraft::{Config, SnapshotPolicy};
 
 use crate::planted::planted;
 
-/// Milliseconds between heartbeats.
-const HEARTBEAT_MS: u64 = 50;
-
-/// Milliseconds without a leader after which a node stands for election, at least and at most.
-const ELECTION_MS: [u64; 2] = [150, 300];
-
 /// Entries after which the state is written as a snapshot and the log before it is purged.
 const SNAPSHOT_ENTRIES: u64 = 5_000;
 
@@ -22,13 +16,34 @@ const APPEND_ENTRIES_MAX: u64 = 4_096;
 /// Milliseconds that a leader without a quorum goes on before it looks for one: no less than two elections.
 const QUORUM_PROBE_MS: u64 = 1_000;
 
+/// How soon voters take a silent leader for gone. All voters of a cluster must agree about it.
+///
+/// A follower waits `election_max_ms` until the leader's lease is over, and then between `election_min_ms` and `election_max_ms`
+/// more. An answer must come within three quarters of `heartbeat_ms`, so that a heartbeat must be two round trips or more, and an
+/// election ten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Milliseconds between heartbeats.
+    pub heartbeat_ms: u64,
+    /// Milliseconds after a leader's lease until a node stands for election, at least.
+    pub election_min_ms: u64,
+    /// The same, at most; and how long a lease is.
+    pub election_max_ms: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { heartbeat_ms: 50, election_min_ms: 150, election_max_ms: 300 }
+    }
+}
+
 /// Returns the settings of a voter.
-pub fn settings() -> Config {
+pub fn settings(timing: Timing) -> Config {
     Config {
         cluster_name: "hearth".to_owned(),
-        heartbeat_interval: HEARTBEAT_MS,
-        election_timeout_min: ELECTION_MS[0],
-        election_timeout_max: ELECTION_MS[1],
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_min_ms,
+        election_timeout_max: timing.election_max_ms,
         max_payload_entries: APPEND_ENTRIES_MAX,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
         max_in_snapshot_log_to_keep: KEPT_ENTRIES,

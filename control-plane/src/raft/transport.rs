@@ -45,6 +45,12 @@ pub trait Transport: Clone + Send + Sync + 'static {
 
     /// Returns the way to a peer, without waiting for it: a peer that is not there fails each message.
     fn peer(&self, id: u64, address: &str, lane: Lane) -> Self::Peer;
+
+    /// Waits for the proof that a peer's process has ended: a connection to it that stood has ended, and then its port refused
+    /// another. Silence proves nothing, and whoever was never connected has no proof either.
+    ///
+    /// A proof may be wrong: something on the way may refuse in the peer's name.
+    fn died(&self, id: u64, address: &str) -> impl Future<Output = ()> + Send;
 }
 
 /// The way to one peer.

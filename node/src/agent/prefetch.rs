@@ -154,6 +154,7 @@ mod tests {
     use control_plane::model::{
         Bytes, Concurrency, Constraints, FunctionSpec, MilliCpu, Network, NodeId, Resources, Scaling,
     };
+    use control_plane::raft::Timing;
     use control_plane::state::Command;
 
     use super::*;
@@ -187,7 +188,7 @@ mod tests {
     #[tokio::test]
     async fn an_image_comes_once_a_revision_runs_it() {
         let folder = tempfile::tempdir().expect("a directory can be made");
-        let config = raft::Config { dir: folder.path().join("raft"), node: NodeId(1) };
+        let config = raft::Config { dir: folder.path().join("raft"), node: NodeId(1), timing: Timing::default() };
         let raft = Raft::open(config, None, Clock::system()).await.expect("it opens");
         let images = Store::open(&folder.path().join("images"), Settings::default()).expect("it opens");
         let script = Arc::new(Script::default());

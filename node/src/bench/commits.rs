@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use control_plane::raft::Timing;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -45,7 +46,7 @@ pub(super) async fn run(bench: &Bench<'_>) -> Result<Report, BenchError> {
     for (count, goal) in CLIENTS {
         // New ones for each: none pays for what the others have left in its log.
         bench.say(&format!("{count} clients: starting three voters, and three of etcd"));
-        let mut ours = Party::gather(Dialect::Ours, Trio::ours(bench)?).await?;
+        let mut ours = Party::gather(Dialect::Ours, Trio::ours(bench, Timing::default())?).await?;
         let mut etcd = match Trio::etcd()? {
             Some(trio) => Some(Party::gather(Dialect::Etcd, trio).await?),
             None => None,

@@ -7,6 +7,7 @@
 //!   hop      what the way through a second node adds to a call
 //!   commits  writes that three voters have agreed on and kept, beside etcd
 //!   plan     placements a second of the planner, beside a bare look at every node
+//!   failover the time without a leader when it is killed, silent, or hands over, beside etcd
 //!   memory   what the daemon, a sandbox nobody uses yet, and an idle instance hold
 //! ```
 //!
@@ -19,6 +20,7 @@ mod burst;
 mod cold;
 mod commits;
 mod driven;
+mod failover;
 mod hop;
 mod http;
 mod load;
@@ -45,6 +47,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+pub use self::failover::Failover;
 pub use self::report::{Goal, Machine, Report, Role, Row, Section, Side};
 pub use self::voter::Voter;
 
@@ -72,6 +75,8 @@ pub enum Kind {
     Commits,
     /// Where instances go.
     Plan,
+    /// Writes to a replicated log whose leader goes.
+    Failover(Failover),
     /// What is held in memory.
     Memory,
 }
@@ -136,7 +141,9 @@ impl std::fmt::Debug for Bench<'_> {
 impl Bench<'_> {
     /// Measures. Needs a runtime with threads, and must not run on one of them: it blocks.
     pub async fn run(&self, kind: Kind) -> Result<Report, BenchError> {
-        if !matches!(kind, Kind::Commits | Kind::Hop | Kind::Plan) && !nix::unistd::geteuid().is_root() {
+        if !matches!(kind, Kind::Commits | Kind::Failover(_) | Kind::Hop | Kind::Plan)
+            && !nix::unistd::geteuid().is_root()
+        {
             return Err(BenchError::NotRoot);
         }
         match kind {
@@ -146,6 +153,7 @@ impl Bench<'_> {
             Kind::Hop => hop::run(self).await,
             Kind::Commits => commits::run(self).await,
             Kind::Plan => plan::run(self),
+            Kind::Failover(options) => failover::run(self, options).await,
             Kind::Memory => memory::run(self).await,
         }
     }

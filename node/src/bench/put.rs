@@ -56,6 +56,13 @@ struct EtcdStatus {
     leader: u64,
 }
 
+/// etcd's `MoveLeaderRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct EtcdMoveLeader {
+    #[prost(uint64, tag = "1")]
+    target: u64,
+}
+
 /// etcd's `ResponseHeader`, as far as it is used here.
 #[derive(Clone, PartialEq, prost::Message)]
 struct EtcdHeader {
@@ -94,12 +101,21 @@ impl Client {
     pub(super) async fn is_leader(&self) -> bool {
         let leads = match self.dialect {
             Dialect::Ours => true,
-            Dialect::Etcd => {
-                let status = self.etcd::<Ignored, EtcdStatus>("/etcdserverpb.Maintenance/Status", Ignored {}).await;
-                status.is_ok_and(|status| status.header.is_some_and(|header| header.member == status.leader))
-            }
+            Dialect::Etcd => self.member().await.is_ok_and(|(member, leader)| member == leader),
         };
         leads && self.put(0).await.is_ok()
+    }
+
+    /// Returns etcd's id of the other side, and of whom it takes for the leader.
+    pub(super) async fn member(&self) -> Result<(u64, u64), Status> {
+        let status = self.etcd::<Ignored, EtcdStatus>("/etcdserverpb.Maintenance/Status", Ignored {}).await?;
+        Ok((status.header.map_or(0, |header| header.member), status.leader))
+    }
+
+    /// Asks an etcd that leads to hand leadership over.
+    pub(super) async fn move_leader(&self, target: u64) -> Result<(), Status> {
+        let path = "/etcdserverpb.Maintenance/MoveLeader";
+        self.etcd::<EtcdMoveLeader, Ignored>(path, EtcdMoveLeader { target }).await.map(drop)
     }
 
     async fn etcd<Q, A>(&self, path: &'static str, message: Q) -> Result<A, Status>

@@ -9,7 +9,7 @@ use super::sample::Samples;
 /// What one command measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Which command: `cold`, `burst`, `warm`, `commits`, `plan` or `memory`.
+    /// Which command: `cold`, `burst`, `warm`, `commits`, `failover`, `plan` or `memory`.
     pub bench: &'static str,
     /// Where it ran.
     pub machine: Machine,

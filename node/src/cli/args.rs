@@ -1,10 +1,11 @@
 //! What the command line takes; examples come first in each help.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::args_voter::{BenchVoter, FailoverOptions};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -124,7 +125,7 @@ pub(super) enum Command {
     Image(Image),
     /// Measure this machine, each figure beside a peer or a floor.
     Bench(Bench),
-    /// One of the voters that `bench commits` measures.
+    /// One of the voters that `bench commits` and `bench failover` measure.
     #[command(hide = true)]
     BenchVoter(BenchVoter),
     /// Check whether this machine can run a node.
@@ -514,31 +515,14 @@ pub(super) enum BenchKind {
     /// Placements a second of the planner, beside a bare look at every node; needs no root.
     #[command(before_help = "Examples:\n  hearth bench plan\n  hearth bench plan --rounds 20 -o json")]
     Plan(BenchOptions),
+    /// From the loss of a leader to the next write, beside etcd; needs no root.
+    #[command(
+        before_help = "Examples:\n  hearth bench failover\n  hearth bench failover --rounds 50 -o json\n  hearth bench failover --rounds 1 --soak 30m      elections that nobody needed, with all cores busy"
+    )]
+    Failover(FailoverOptions),
     /// What the daemon, a blank sandbox and an idle instance hold.
     #[command(before_help = "Examples:\n  hearth bench memory\n  hearth bench memory --rounds 1 -o json")]
     Memory(BenchOptions),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct BenchVoter {
-    /// Which voter it is.
-    #[arg(long)]
-    pub(super) node: u32,
-    /// Where its log lies.
-    #[arg(long)]
-    pub(super) dir: PathBuf,
-    /// Where others reach it.
-    #[arg(long)]
-    pub(super) address: SocketAddr,
-    /// Another voter to take in.
-    #[arg(long, value_parser = numbered_address)]
-    pub(super) admit: Vec<(u32, SocketAddr)>,
-}
-
-/// Reads `NODE=ADDRESS`.
-fn numbered_address(text: &str) -> Result<(u32, SocketAddr), String> {
-    let (node, address) = text.split_once('=').ok_or("it is written NODE=ADDRESS")?;
-    Ok((node.parse().map_err(|_| "the node is a number")?, address.parse().map_err(|_| "the address is HOST:PORT")?))
 }
 
 #[derive(Debug, Args)]

@@ -3,11 +3,12 @@
 use control_plane::model::NodeId;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{Bench as Arguments, BenchKind, BenchVoter, Format};
+use super::args::{Bench as Arguments, BenchKind, Format};
+use super::args_voter::BenchVoter;
 use super::failure::Failure;
 use super::output;
 use super::run::Signals;
-use crate::bench::{Bench, BenchError, Kind, Report, Row, Section, Side, Voter};
+use crate::bench::{Bench, BenchError, Failover, Kind, Report, Row, Section, Side, Voter};
 use crate::{sandbox, telemetry};
 
 /// The exit code of a command that was interrupted, as shells have it.
@@ -21,6 +22,10 @@ pub(super) async fn bench(arguments: Arguments) -> Result<(), Failure> {
         BenchKind::Hop(options) => (Kind::Hop, options),
         BenchKind::Commits(options) => (Kind::Commits, options),
         BenchKind::Plan(options) => (Kind::Plan, options),
+        BenchKind::Failover(arguments) => {
+            let timing = arguments.timing.timing();
+            (Kind::Failover(Failover { timing, soak: arguments.soak }), arguments.options)
+        }
         BenchKind::Memory(options) => (Kind::Memory, options),
     };
     let filter = std::env::var("HEARTH_LOG").unwrap_or_else(|_| "warn".to_owned());
@@ -56,7 +61,7 @@ pub(super) async fn bench(arguments: Arguments) -> Result<(), Failure> {
     }
 }
 
-/// Runs one of the voters that `hearth bench commits` measures.
+/// Runs one of the voters that `hearth bench commits` and `failover` measure.
 pub(super) async fn voter(arguments: BenchVoter) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let stop = CancellationToken::new();
@@ -67,9 +72,10 @@ pub(super) async fn voter(arguments: BenchVoter) -> Result<(), Failure> {
             stop.cancel();
         }
     });
-    let BenchVoter { node, dir, address, admit } = arguments;
+    let BenchVoter { node, dir, address, front, admit, timing } = arguments;
+    let timing = timing.timing();
     let others = admit.into_iter().map(|(node, address)| (NodeId(node), address)).collect();
-    let ended = Voter { node: NodeId(node), dir, address, others }.run(stop).await;
+    let ended = Voter { node: NodeId(node), dir, address, front, others, timing }.run(stop).await;
     watch.abort();
     ended.map_err(|error| Failure::new(format!("{error:#}")))
 }

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use control_plane::raft::Timing;
 use proto::json::{Event, EventKind};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -211,7 +212,7 @@ impl Daemon {
         let (beats_tx, beats) = mpsc::channel(BEATS_MAX);
         let cluster = Cluster::new(standing, address, clock.clone(), (instances.clone(), traffic.clone()), beats_tx);
         let node = cluster.node();
-        let raft_config = raft::Config { dir: data_dir.raft(), node };
+        let raft_config = raft::Config { dir: data_dir.raft(), node, timing: Timing::default() };
         let raft = Raft::open(raft_config, Some(cluster.raft_peers()), clock.clone()).await?;
         let images = Store::open(&data_dir.images(), image_settings(&config)).map_err(StartError::Images)?;
         let handed_over = cluster.serve(&raft, &images, peers_listener, &stop);

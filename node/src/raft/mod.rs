@@ -7,6 +7,7 @@
 //! ```
 //! A node founds a cluster of one voter, or waits to be taken in by one that there is.
 
+mod death;
 mod frame;
 mod members;
 mod propose;
@@ -22,7 +23,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::model::NodeId;
-use control_plane::raft::{LogStore, Machine, Network, RecoverError, Replica, SnapshotError, Types, View, settings};
+use control_plane::raft::{
+    self as generic, LogStore, Machine, Network, RecoverError, Replica, SnapshotError, Timing, Types, View,
+};
 use control_plane::state::State;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
@@ -55,6 +58,8 @@ pub struct Config {
     pub dir: PathBuf,
     /// This node.
     pub node: NodeId,
+    /// How soon voters take a silent leader for gone.
+    pub timing: Timing,
 }
 
 /// How this node and its peers reach each other.
@@ -145,7 +150,8 @@ impl Raft {
         )
         .map_err(OpenError::Snapshot)?;
         let view = machine.view();
-        let settings = Arc::new(settings().validate().map_err(|error| OpenError::Core(error.to_string()))?);
+        let settings =
+            Arc::new(generic::settings(config.timing).validate().map_err(|error| OpenError::Core(error.to_string()))?);
         let id = u64::from(config.node.0);
         let (dialer, address, is_joining) = match peers {
             Some(Peers { dialer, address, is_joining }) => (dialer, address, is_joining),
@@ -155,6 +161,8 @@ impl Raft {
         let network = Network::new(channels.clone());
         let core =
             Core::new(id, settings, network, log, machine).await.map_err(|error| OpenError::Core(error.to_string()))?;
+        let told = |leader| tracing::warn!(leader, "the leader's process has ended");
+        tokio::spawn(generic::watch_leader(core.clone(), channels.clone(), told));
         if is_pristine && !is_joining {
             let members = BTreeMap::from([(id, BasicNode::new(address))]);
             core.initialize(members).await.map_err(|error| OpenError::Core(error.to_string()))?;

@@ -70,13 +70,14 @@ impl Raft {
         let mut held = None;
         let proposing = async {
             loop {
+                let before = self.leads_here();
                 // From here on it may be applied.
                 held = None;
                 match self.propose_once(&command).await? {
                     Attempt::Done(reply) => return Ok(reply),
                     Attempt::Held(reason) => held = Some(reason),
                 }
-                self.until_led().await;
+                self.until_led(before).await;
             }
         };
         let proposed = timeout(PROPOSE_MAX, proposing).await;
@@ -138,10 +139,11 @@ impl Raft {
     pub async fn catch_up(&self) -> Result<(), ReadError> {
         let catching_up = async {
             loop {
+                let before = self.leads_here();
                 if let Attempt::Done(index) = self.read_index().await? {
                     return self.until_applied(index).await.map_err(ReadError::Stopped);
                 }
-                self.until_led().await;
+                self.until_led(before).await;
             }
         };
         timeout(READ_MAX, catching_up).await.unwrap_or(Err(ReadError::Unavailable))
@@ -161,7 +163,12 @@ impl Raft {
         let mut leader = self.0.channels.leader(id, &address);
         let mut request = Request::new(v1::ReadIndexRequest {});
         request.set_timeout(READ_MAX);
-        Ok(match leader.read_index(request).await.map(|reply| reply.into_inner().result) {
+        let answered = tokio::select! {
+            answered = leader.read_index(request) => answered,
+            // Whoever was asked may have gone without a word; a read may be asked of anybody again.
+            () = self.until_not_led_by(id) => return Ok(Attempt::Held("another node leads".to_owned())),
+        };
+        Ok(match answered.map(|reply| reply.into_inner().result) {
             Ok(Some(Wire::Index(index))) => Attempt::Done(index),
             Ok(Some(Wire::NotLeader(other))) => Attempt::Held(format!("node {} may lead", other.leader)),
             Ok(None) => Attempt::Held("the leader says nothing".to_owned()),
@@ -175,13 +182,27 @@ impl Raft {
         self.changes().wait_for(applied).await.map(drop).map_err(|_| "nothing is applied any more".to_owned())
     }
 
-    /// Waits until somebody else may lead.
-    async fn until_led(&self) {
+    /// Returns who leads, as far as this node knows.
+    fn leads_here(&self) -> Option<u64> {
+        self.0.core.server_metrics().borrow_watched().current_leader
+    }
+
+    /// Waits until this node knows that `leader` leads no more.
+    async fn until_not_led_by(&self, leader: u64) {
         let mut metrics = self.0.core.server_metrics();
-        let before = metrics.borrow_watched().current_leader;
+        while metrics.borrow_watched().current_leader == Some(leader) {
+            if metrics.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits until somebody else leads than did before an attempt, which may have happened during it.
+    async fn until_led(&self, before: Option<u64>) {
+        let mut metrics = self.0.core.server_metrics();
         let changed =
             async { while metrics.borrow_watched().current_leader == before && metrics.changed().await.is_ok() {} };
-        // Whoever leads may have come to lead before this began to watch.
+        // Who led before may lead on, and take it now.
         drop(timeout(HELD_MAX, changed).await);
     }
 

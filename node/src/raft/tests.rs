@@ -46,7 +46,7 @@ struct Voter {
 async fn open(node: u32, folder: &TempDir, listener: TcpListener, is_joining: bool) -> (Raft, CancellationToken) {
     let address = listener.local_addr().expect("it is bound").to_string();
     let peers = Peers { dialer: Dialer::Plain, address, is_joining };
-    let config = Config { dir: folder.path().to_path_buf(), node: NodeId(node) };
+    let config = Config { dir: folder.path().to_path_buf(), node: NodeId(node), timing: Timing::default() };
     let raft = Raft::open(config, Some(peers), Clock::system()).await.expect("the state opens");
     let stop = CancellationToken::new();
     let serving = serve(take_plain(listener), raft.routes(), |_| true, stop.clone());
@@ -123,7 +123,7 @@ async fn leader<'a>(voters: &[&'a Voter]) -> &'a Voter {
 #[tokio::test]
 async fn what_was_acknowledged_is_applied_again_after_a_restart() {
     let folder = tempfile::tempdir().expect("a directory can be made");
-    let config = Config { dir: folder.path().to_path_buf(), node: NodeId(1) };
+    let config = Config { dir: folder.path().to_path_buf(), node: NodeId(1), timing: Timing::default() };
     for start in 1..=3 {
         let raft = Raft::open(config.clone(), None, Clock::system()).await.expect("the state opens");
         assert_eq!(epoch(&raft, 1), start - 1, "what the process before was told is there");
@@ -136,7 +136,7 @@ async fn what_was_acknowledged_is_applied_again_after_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_command_is_told_and_changes_nothing() {
     let folder = tempfile::tempdir().expect("a directory can be made");
-    let config = Config { dir: folder.path().to_path_buf(), node: NodeId(1) };
+    let config = Config { dir: folder.path().to_path_buf(), node: NodeId(1), timing: Timing::default() };
     let raft = Raft::open(config, None, Clock::system()).await.expect("the state opens");
     let before = raft.read(State::clone);
     let app = "nothing".parse().expect("a name");

@@ -119,6 +119,14 @@ impl Transport for Channels {
         let way = Way { node: id, address: address.to_owned(), track };
         Voter { channels: self.clone(), way }
     }
+
+    async fn died(&self, id: u64, address: &str) {
+        match u32::try_from(id) {
+            Ok(node) => super::death::died(&self.dialer, NodeId(node), address).await,
+            // Nobody has such an id.
+            Err(_) => std::future::pending().await,
+        }
+    }
 }
 
 /// One peer's consensus.

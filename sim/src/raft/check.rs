@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use control_plane::codec;
-use control_plane::model::NodeId;
+use control_plane::model::{NodeId, Timestamp};
 use control_plane::raft::{Record, RecordKind, View};
 use control_plane::state::{Command, State};
 use prost::Message;
@@ -45,6 +45,8 @@ pub(super) struct Facts {
     entries: BTreeMap<(u64, u64, u64), u64>,
     /// Each entry that was ever applied, and the hash of the state after it.
     applied: Vec<(u64, u64)>,
+    /// When the last command that was applied was proposed.
+    time: Timestamp,
     state: State,
 }
 
@@ -217,6 +219,10 @@ impl Facts {
             Ok(decoded) => decoded,
             Err(error) => return self.journal.blame(&format!("an applied entry cannot be read: {error}")),
         };
+        if at < self.time {
+            self.journal.mark(Mark::TimeWentBack);
+        }
+        self.time = at;
         let written = match &command {
             Command::RegisterNode { node, spec } => Some((*node, spec.name.clone())),
             _ => None,

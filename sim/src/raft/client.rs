@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::pending;
 use std::time::Duration;
 
-use control_plane::model::{NodeId, NodeSpec, Resources, Timestamp};
+use control_plane::model::{NodeId, NodeSpec, Resources};
 use control_plane::raft::Proposal;
 use control_plane::state::{Command, Reply};
 use openraft::ServerState;
@@ -142,7 +142,7 @@ async fn serve(cluster: &Cluster, node: u64, request: Request) -> Outcome {
 async fn write(cluster: &Cluster, node: u64, key: u32, name: String) -> Outcome {
     let Some(core) = cluster.core(node) else { return Outcome::Unknown };
     let spec = NodeSpec { name: name.clone(), capacity: Resources::default(), labels: BTreeMap::new() };
-    let at = Timestamp::from_millis(runtime::now() / 1_000_000);
+    let at = cluster.time(node);
     let proposal = Proposal { at, command: Command::RegisterNode { node: NodeId(key), spec } };
     match core.client_write(proposal).await {
         Ok(response) => match response.data {

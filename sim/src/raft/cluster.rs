@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use control_plane::model::Timestamp;
 use control_plane::raft::{self, LogStore, Machine, Record, Replica, View};
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
@@ -22,6 +23,12 @@ pub(super) type Core = raft::Core<Virtual, Platter>;
 
 /// How often it is looked whether a node's openraft has failed.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What a clock that is right says at the beginning: more than a clock is ever wrong by.
+const EPOCH_MS: u64 = 10_000_000;
+
+/// How long a process whose disk has failed is down.
+const FAILED_DOWN: Duration = Duration::from_millis(500);
 
 /// How a node stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +49,8 @@ struct Shared {
     oracle: Oracle,
     disks: BTreeMap<u64, Platter>,
     views: Mutex<BTreeMap<u64, View>>,
+    /// By how many milliseconds a node's clock is wrong.
+    clocks: Mutex<BTreeMap<u64, i64>>,
 }
 
 impl Cluster {
@@ -50,7 +59,7 @@ impl Cluster {
         let network = Network::new(seed, swarm.clone(), oracle.clone());
         let disk = |node| (node, Platter::new(seed, node, swarm.clone(), oracle.clone()));
         let disks = (1..=swarm.voters).map(disk).collect();
-        Self(Arc::new(Shared { swarm, network, oracle, disks, views: Mutex::default() }))
+        Self(Arc::new(Shared { swarm, network, oracle, disks, views: Mutex::default(), clocks: Mutex::default() }))
     }
 
     pub(super) fn oracle(&self) -> &Oracle {
@@ -67,6 +76,18 @@ impl Cluster {
 
     pub(super) fn disk(&self, node: u64) -> &Platter {
         &self.0.disks[&node]
+    }
+
+    /// Sets by how many milliseconds a node's clock is wrong.
+    pub(super) fn set_clock(&self, node: u64, offset: i64) {
+        self.oracle().tell(|| format!("the clock of {node} is wrong by {offset} ms"));
+        self.0.clocks.lock().unwrap_or_else(PoisonError::into_inner).insert(node, offset);
+    }
+
+    /// Returns what a node's clock says.
+    pub(super) fn time(&self, node: u64) -> Timestamp {
+        let offset = self.0.clocks.lock().unwrap_or_else(PoisonError::into_inner).get(&node).copied().unwrap_or(0);
+        Timestamp::from_millis((EPOCH_MS + runtime::now() / 1_000_000).saturating_add_signed(offset))
     }
 
     /// Returns every voter.
@@ -122,9 +143,16 @@ impl Cluster {
         self.oracle().tell(|| format!("{node} starts with {} records", records.len()));
         let group = runtime::group();
         self.network().set(node, Host::Up(group, None));
+        // What stood before the power failed is reset by the first thing that is sent over it.
+        self.network().end_connections(node, None);
         let cluster = self.clone();
         runtime::spawn_in(group, async move {
-            if let Err(error) = Box::pin(cluster.start(node, group, records)).await {
+            let ended = Box::pin(cluster.start(node, group, records)).await;
+            if cluster.disk(node).has_failed() {
+                // As in production: the process ends, and nothing is written a second time.
+                cluster.oracle().tell(|| format!("the disk of {node} has failed"));
+                runtime::after(Duration::ZERO, move || cluster.replace_disk(node));
+            } else if let Err(error) = ended {
                 cluster.oracle().blame(&format!("{node} failed: {error}"));
             }
         });
@@ -147,8 +175,12 @@ impl Cluster {
         self.0.views.lock().unwrap_or_else(PoisonError::into_inner).insert(node, view.clone());
         seen.set(view).map_err(|_| "the view was set before".to_owned())?;
         let settings = Arc::new(self.swarm().settings().validate().map_err(|error| error.to_string())?);
-        let network = raft::Network::new(self.network().transport(node));
+        let transport = self.network().transport(node);
+        let network = raft::Network::new(transport.clone());
         let core = Core::new(node, settings, network, log, machine).await.map_err(|error| error.to_string())?;
+        let oracle = self.oracle().clone();
+        let told = move |leader| oracle.tell(|| format!("{node} takes leader {leader} for dead"));
+        runtime::spawn_in(group, raft::watch_leader(core.clone(), transport, told));
         self.network().set(node, Host::Up(group, Some(Replica::new(core.clone()))));
         if is_pristine && node == 1 {
             let address = |node: &u64| (*node, BasicNode::new(format!("node-{node}")));
@@ -159,8 +191,12 @@ impl Cluster {
         let metrics = core.metrics();
         drop(core);
         loop {
-            if let Err(fatal) = &metrics.borrow_watched().running_state {
-                return Err(fatal.to_string());
+            let fatal = metrics.borrow_watched().running_state.as_ref().err().map(ToString::to_string);
+            if self.disk(node).has_failed() {
+                return Ok(());
+            }
+            if let Some(fatal) = fatal {
+                return Err(fatal);
             }
             Virtual::sleep(LOOK_EVERY).await;
         }
@@ -182,7 +218,19 @@ impl Cluster {
                 runtime::kill(group);
                 drop(replica);
                 self.disk(node).crash();
+                if crash == Crash::Process {
+                    self.network().end_connections(node, None);
+                }
             }
+        }
+    }
+
+    /// Ends a process whose disk has failed, and starts it again on what is left, unless something else has done so.
+    fn replace_disk(&self, node: u64) {
+        if self.disk(node).has_failed() {
+            self.crash(&[node], Crash::Process);
+            let cluster = self.clone();
+            runtime::after(FAILED_DOWN, move || cluster.boot(node));
         }
     }
 

@@ -17,6 +17,15 @@ use super::swarm::Swarm;
 use super::{planted, runtime};
 use crate::rng::Rng;
 
+/// How a disk fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// A sync fails (EIO): nobody knows what of it is there, and a second try would say that all is well.
+    Sync,
+    /// There is no room (ENOSPC): nothing of what was being written is there.
+    Full,
+}
+
 /// How many snapshots are kept.
 const SNAPSHOTS_KEPT: usize = 2;
 
@@ -41,6 +50,10 @@ struct Contents {
     life: u64,
     /// Until when every sync waits.
     stalled_until: u64,
+    /// How the next sync fails.
+    fails: Option<Failure>,
+    /// Nothing is taken any more until the process has ended.
+    has_failed: bool,
 }
 
 struct Shared {
@@ -91,29 +104,65 @@ impl Platter {
         let dropped = {
             let (mut contents, mut rng) = (self.contents(), self.rng());
             contents.life += 1;
+            (contents.fails, contents.has_failed) = (None, false);
             if let Some(batch) = contents.in_flight.take() {
-                let length = batch.len() as u64;
-                // Nothing of it, a part, or all but what lies in one place.
-                let (kept, gap) = match rng.below(4) {
-                    0 => (0, None),
-                    1 => (rng.between(0, length), None),
-                    _ => (length, Some(rng.below(length))),
-                };
-                for (number, record) in (0..kept).zip(batch.iter()) {
-                    let place = if Some(number) == gap { Place::Torn } else { Place::Record(record.clone()) };
-                    contents.write(place);
-                }
-                if kept > 0 && kept < length {
-                    self.0.oracle.mark(Mark::BatchKeptInPart);
-                }
-                if gap.is_some_and(|gap| gap + 1 < length) {
-                    self.0.oracle.mark(Mark::TailTorn);
-                }
+                self.keep_part(&mut contents, &mut rng, &batch);
             }
             mem::take(&mut contents.queue)
         };
         // Dropped outside of the lock: they may hold what uses this disk.
         drop(dropped);
+    }
+
+    /// Writes what a batch leaves behind that was not synced: nothing of it, a part, or all but what lies in one place.
+    fn keep_part(&self, contents: &mut Contents, rng: &mut Rng, batch: &[Record]) {
+        let length = batch.len() as u64;
+        let (kept, gap) = match rng.below(4) {
+            0 => (0, None),
+            1 => (rng.between(0, length), None),
+            _ => (length, Some(rng.below(length))),
+        };
+        for (number, record) in (0..kept).zip(batch.iter()) {
+            let place = if Some(number) == gap { Place::Torn } else { Place::Record(record.clone()) };
+            contents.write(place);
+        }
+        if kept > 0 && kept < length {
+            self.0.oracle.mark(Mark::BatchKeptInPart);
+        }
+        if gap.is_some_and(|gap| gap + 1 < length) {
+            self.0.oracle.mark(Mark::TailTorn);
+        }
+    }
+
+    /// Lets the next sync fail.
+    pub(super) fn fail(&self, failure: Failure) {
+        self.contents().fails = Some(failure);
+    }
+
+    /// Returns whether it has failed: whoever uses it must end.
+    pub(super) fn has_failed(&self) -> bool {
+        self.contents().has_failed
+    }
+
+    /// Ends the batch that is being written with an error, and all that waits behind it.
+    fn give_up(&self, failure: Failure, dones: Vec<Option<Done>>) {
+        let waiting = {
+            let (mut contents, mut rng) = (self.contents(), self.rng());
+            contents.has_failed = true;
+            let batch = contents.in_flight.take().unwrap_or_default();
+            if failure == Failure::Sync && !batch.is_empty() {
+                self.keep_part(&mut contents, &mut rng, &batch);
+            }
+            mem::take(&mut contents.queue)
+        };
+        self.0.oracle.mark(match failure {
+            Failure::Sync => Mark::SyncFailed,
+            Failure::Full => Mark::DiskFull,
+        });
+        let dones = dones.into_iter().chain(waiting.into_iter().map(|(_, done)| done));
+        for done in dones.flatten() {
+            done(Err(failed()));
+        }
     }
 
     /// Returns how many records are being written.
@@ -127,9 +176,10 @@ impl Platter {
         self.contents().stalled_until = until;
     }
 
-    /// Ends a stall.
+    /// Ends a stall, and failures to come.
     pub(super) fn calm(&self) {
-        self.contents().stalled_until = 0;
+        let mut contents = self.contents();
+        (contents.stalled_until, contents.fails) = (0, None);
     }
 
     fn latency(&self) -> Duration {
@@ -155,11 +205,18 @@ impl Platter {
         };
         let disk = self.clone();
         runtime::after(self.latency(), move || {
-            {
+            let fails = {
                 let mut contents = disk.contents();
                 if contents.life != life {
                     return;
                 }
+                contents.fails.take()
+            };
+            if let Some(failure) = fails {
+                return disk.give_up(failure, dones);
+            }
+            {
+                let mut contents = disk.contents();
                 for record in contents.in_flight.take().unwrap_or_default() {
                     let purged = (record.kind == RecordKind::Purge).then_some(record.index);
                     contents.write(Place::Record(record));
@@ -176,6 +233,10 @@ impl Platter {
             disk.sync();
         });
     }
+}
+
+fn failed() -> io::Error {
+    io::Error::other("the disk has failed")
 }
 
 impl Contents {
@@ -211,17 +272,26 @@ impl Contents {
 
 impl Disk for Platter {
     fn append(&self, records: Vec<Record>, done: Done) {
+        if self.has_failed() {
+            return done(Err(failed()));
+        }
         records.iter().for_each(|record| self.0.oracle.appended(self.0.node, record));
         self.contents().queue.push((records, Some(done)));
         self.sync();
     }
 
     fn append_lazily(&self, record: Record) {
+        if self.has_failed() {
+            return;
+        }
         self.0.oracle.appended(self.0.node, &record);
         self.contents().queue.push((vec![record], None));
     }
 
     fn put_snapshot(&self, index: u64, bytes: Vec<u8>, done: Done) {
+        if self.has_failed() {
+            return done(Err(failed()));
+        }
         self.0.oracle.snapshot(self.0.node, index);
         let (disk, life) = (self.clone(), self.contents().life);
         // A file, its directory: two syncs, beside the log.

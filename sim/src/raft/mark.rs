@@ -25,6 +25,12 @@ pub enum Mark {
     BatchKeptInPart,
     /// A sync took long.
     DiskStalled,
+    /// A sync failed, and the process ended.
+    SyncFailed,
+    /// A disk was full, and the process ended.
+    DiskFull,
+    /// A command was proposed at an earlier time than one before it.
+    TimeWentBack,
     /// The power of a majority failed at one instant.
     MajorityWithoutPower,
     /// The power of every node failed at one instant.
@@ -37,6 +43,10 @@ pub enum Mark {
     CallDuplicated,
     /// A node that is down refused a message.
     PeerRefused,
+    /// A voter saw that a node's process had ended.
+    DeathProven,
+    /// A voter took a node for dead that lives.
+    DeathFeigned,
     /// A stream fell silent.
     StreamStalled,
     /// A stream broke.
@@ -59,7 +69,7 @@ pub enum Mark {
 
 impl Mark {
     /// Every mark.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 31] = [
         Self::LeaderChanged,
         Self::TermSharedByLeaders,
         Self::LeaderIsolated,
@@ -71,12 +81,17 @@ impl Mark {
         Self::TailTorn,
         Self::BatchKeptInPart,
         Self::DiskStalled,
+        Self::SyncFailed,
+        Self::DiskFull,
+        Self::TimeWentBack,
         Self::MajorityWithoutPower,
         Self::AllWithoutPower,
         Self::RestartedBesideDown,
         Self::LeaderPaused,
         Self::CallDuplicated,
         Self::PeerRefused,
+        Self::DeathProven,
+        Self::DeathFeigned,
         Self::StreamStalled,
         Self::StreamBroken,
         Self::LeaderTransferred,

@@ -21,6 +21,8 @@ mod nemesis;
 mod network;
 mod runtime;
 mod swarm;
+#[cfg(test)]
+mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -5,8 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::cluster::{Cluster, Core, Crash};
+use super::disk::Failure;
 use super::mark::Mark;
-use super::network::Host;
+use super::network::{Host, Refusal};
 use super::runtime;
 use super::swarm::Micros;
 use crate::rng::Rng;
@@ -34,12 +35,20 @@ pub(super) enum Fault {
     Bridge,
     /// The ways to one node are cut and mended again and again.
     Flap,
+    /// A firewall refuses in the name of a node that lives, mostly the leader.
+    Refuse,
     /// Some ways take long.
     Slow,
     /// Much is lost.
     Storm,
     /// A disk takes no writes for a while.
     DiskStall,
+    /// A sync fails.
+    DiskError,
+    /// A disk has no room.
+    DiskFull,
+    /// The clock of a node jumps.
+    ClockJump,
     /// The leader hands over.
     Transfer,
     /// A node stands for election out of turn.
@@ -49,7 +58,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::Kill,
         Self::RestartLoop,
         Self::PowerLoss,
@@ -60,9 +69,13 @@ impl Fault {
         Self::Split,
         Self::Bridge,
         Self::Flap,
+        Self::Refuse,
         Self::Slow,
         Self::Storm,
         Self::DiskStall,
+        Self::DiskError,
+        Self::DiskFull,
+        Self::ClockJump,
         Self::Transfer,
         Self::Elect,
         Self::Snapshot,
@@ -163,6 +176,13 @@ impl Nemesis {
                 let cuts = self.both_ways(&[self.pick(&voters)], &voters);
                 self.flap(cuts, 2 + self.below(8));
             }
+            Fault::Refuse => {
+                let to = if self.below(4) > 0 { leader } else { None }.unwrap_or_else(|| self.pick(&voters));
+                let ways = self.pairs(&self.some(&voters), &[to]);
+                let refusal = if self.below(2) == 0 { Refusal::Connections } else { Refusal::All };
+                self.cluster.oracle().tell(|| format!("refused: {refusal:?} {ways:?}"));
+                self.cluster.network().refuse(ways, refusal, self.draw(BROKEN));
+            }
             Fault::Slow => self.slow(&voters),
             Fault::Storm => {
                 let permille = u32::try_from(self.below(400)).unwrap_or(0);
@@ -174,6 +194,13 @@ impl Nemesis {
                 // What is being synced waits to the end of it, also after faults have stopped: it must be over by then.
                 let left = self.until.saturating_sub(Duration::from_nanos(runtime::now()));
                 self.cluster.disk(self.pick(&voters)).stall(self.draw(STILL).min(left));
+            }
+            Fault::DiskError => self.cluster.disk(self.pick(&voters)).fail(Failure::Sync),
+            Fault::DiskFull => self.cluster.disk(self.pick(&voters)).fail(Failure::Full),
+            Fault::ClockJump => {
+                // An hour back or forth around the true time.
+                let offset = i64::try_from(self.below(7_200_000)).unwrap_or(0) - 3_600_000;
+                self.cluster.set_clock(self.pick(&voters), offset);
             }
             Fault::Transfer => {
                 if let Some(leader) = leader {

@@ -112,7 +112,7 @@ impl Swarm {
 
     /// Returns openraft's settings: those of production but for the snapshots.
     pub(super) fn settings(&self) -> Config {
-        let mut settings = control_plane::raft::settings();
+        let mut settings = control_plane::raft::settings(control_plane::raft::Timing::default());
         if let Some((every, kept)) = self.snapshot {
             settings.snapshot_policy = SnapshotPolicy::LogsSinceLast(every);
             settings.max_in_snapshot_log_to_keep = kept;

@@ -49,7 +49,7 @@ impl Way {
 
 impl Network {
     fn arrived(&self, from: u64, to: u64, request: v1::RaftRequest, answer: &Answer) {
-        match self.host(to) {
+        match self.host_from(from, to) {
             Host::Off => {}
             Host::Down | Host::Up(_, None) => {
                 self.oracle.mark(Mark::PeerRefused);

@@ -7,6 +7,7 @@
 //! A node whose process has ended refuses; one without power, and a way that is cut, say nothing.
 
 mod call;
+mod death;
 mod pipe;
 mod stream;
 
@@ -17,6 +18,9 @@ use std::time::Duration;
 use control_plane::raft::{AppendReplies, Appends, Lane, Peer, Replica, Transport, TransportError};
 use proto::v1;
 
+pub(super) use self::death::Refusal;
+
+use self::death::Standing;
 use super::check::Oracle;
 use super::disk::Platter;
 use super::mark::Mark;
@@ -43,6 +47,10 @@ pub(super) struct Wires {
     pub(super) cuts: BTreeSet<(u64, u64)>,
     /// What ways take longer than others.
     pub(super) slow: BTreeMap<(u64, u64), Duration>,
+    /// What is refused in the name of a process that lives, from whom to whom.
+    pub(super) refused: BTreeMap<(u64, u64), Refusal>,
+    /// The connections that tell of a process's end.
+    standing: Vec<Standing>,
     /// How often more than usual, in thousandths, something is lost.
     pub(super) storm_permille: u32,
 }
@@ -58,7 +66,8 @@ impl Network {
     pub(super) fn new(seed: u64, swarm: Swarm, oracle: Oracle) -> Self {
         let rng = Rng::stream(seed, "network");
         let (hosts, cuts, slow) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        let wires = Wires { rng, swarm, hosts, cuts, slow, storm_permille: 0 };
+        let (refused, standing) = (BTreeMap::new(), Vec::new());
+        let wires = Wires { rng, swarm, hosts, cuts, slow, refused, standing, storm_permille: 0 };
         Self { wires: Arc::new(Mutex::new(wires)), oracle }
     }
 
@@ -86,6 +95,7 @@ impl Network {
         let mut wires = self.wires();
         wires.cuts.clear();
         wires.slow.clear();
+        wires.refused.clear();
         wires.storm_permille = 0;
         let (calm, swarm) = (Swarm::calm(1), &mut wires.swarm);
         swarm.delay_long_permille = calm.delay_long_permille;
@@ -170,6 +180,10 @@ impl Transport for Outlet {
 
     fn peer(&self, id: u64, _address: &str, _lane: Lane) -> Way {
         Way { from: self.from, to: id, network: self.network.clone() }
+    }
+
+    async fn died(&self, id: u64, _address: &str) {
+        self.network.died(self.from, id).await;
     }
 }
 

@@ -145,7 +145,7 @@ impl Way {
 
 impl Network {
     fn accept(&self, to: u64, requests: Pipe<v1::AppendRequest>, callee: Callee) {
-        match self.host(to) {
+        match self.host_from(callee.back.to, to) {
             Host::Off => {}
             Host::Down | Host::Up(_, None) => {
                 self.oracle.mark(Mark::PeerRefused);
