@@ -15,6 +15,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_host_that_hangs_for_half_a_minute_comes_back", a_host_that_hangs_for_half_a_minute_comes_back),
     ("a_host_that_lost_everything_joins_anew", a_host_that_lost_everything_joins_anew),
     ("two_of_three_come_back", two_of_three_come_back),
+    ("all_hosts_are_restarted_one_after_the_other", all_hosts_are_restarted_one_after_the_other),
+    ("a_host_that_is_drained_goes_on_answering", a_host_that_is_drained_goes_on_answering),
 ];
 
 /// Calls a second.
@@ -249,4 +251,54 @@ fn two_of_three_come_back() {
     rack.until_ready(rest[1]);
     life.go_on(20);
     life.end("two of three lost", &rack, &[1, 2, 3]);
+}
+
+fn all_hosts_are_restarted_one_after_the_other() {
+    let mut rack = platform();
+    let urls: Vec<String> = (1..=3).map(|host| rack.url(host, "/function/steady")).collect();
+    let load = Load::over(&urls, CALLS, LOAD_MAX);
+    let writers = Writers::start(&rack, &[1, 2, 3], "steady", OPERATIONS);
+    for host in 1..=3 {
+        let before = load.ended();
+        rack.stop(host);
+        rack.start(host, &[]);
+        until_serving(&rack, host);
+        eventually("calls go on", PATIENCE, || (load.ended() >= before + 100).then_some(()));
+    }
+    let LoadReport { succeeded, failed, slowest, .. } = load.finish();
+    println!("a rolling restart: {succeeded} calls answered, {} failed, slowest {slowest:?}", failed.len());
+    assert_eq!(failed, [], "calls failed");
+    let report = writers.finish();
+    println!("a rolling restart: {} changes acknowledged, {} operations unknown", report.acknowledged, report.unknown);
+    assert_eq!(report.violations, Vec::<String>::new());
+    agree(&rack, &[1, 2, 3], &report);
+}
+
+fn a_host_that_is_drained_goes_on_answering() {
+    let rack = platform();
+    let drained = others(rack.until_led(&[1, 2, 3]))[0];
+    let other = others(drained)[0];
+    let name = format!("host-{drained}");
+    let load = Load::start(&rack.url(drained, "/function/steady"), CALLS / 4, LOAD_MAX);
+    rack.succeed(other, &["node", "drain", &name]);
+    eventually("nothing is left on it", PATIENCE, || {
+        let listed = rack.succeed(other, &["get", "instances", "-o", "json"]);
+        let listed: Vec<serde_json::Value> = serde_json::from_str(&listed).expect("the CLI prints JSON");
+        let id = node_of(&rack, other, &name);
+        listed.iter().all(|instance| instance["node"] != id.as_str()).then_some(())
+    });
+    let before = load.ended();
+    eventually("calls cross to the others", PATIENCE, || (load.ended() >= before + 100).then_some(()));
+    rack.succeed(other, &["node", "undrain", &name]);
+    let LoadReport { succeeded, failed, slowest, .. } = load.finish();
+    println!("a drained host: {succeeded} calls answered, {} failed, slowest {slowest:?}", failed.len());
+    assert_eq!(failed, [], "calls failed at the host that is drained");
+}
+
+/// Returns the id of the node with a name.
+fn node_of(rack: &Rack, host: usize, name: &str) -> String {
+    let nodes: Vec<serde_json::Value> =
+        serde_json::from_str(&rack.succeed(host, &["get", "nodes", "-o", "json"])).expect("the CLI prints JSON");
+    let node = nodes.iter().find(|node| node["name"] == name).expect("the host is a node");
+    node["id"].as_str().expect("a node has an id").to_owned()
 }

@@ -47,9 +47,15 @@ impl LoadReport {
 impl Load {
     /// Calls `url` `per_second` times a second, for at most `bound`.
     pub fn start(url: &str, per_second: u32, bound: Duration) -> Self {
+        Self::over(&[url.to_owned()], per_second, bound)
+    }
+
+    /// Calls one of `urls` after the other, as a balancer in front of them does: where a port refuses, nothing was sent, and the
+    /// next one is called.
+    pub fn over(urls: &[String], per_second: u32, bound: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let outcomes = Arc::new(Mutex::new(Vec::new()));
-        let (url, stopped, results) = (url.to_owned(), Arc::clone(&stop), Arc::clone(&outcomes));
+        let (urls, stopped, results) = (urls.to_vec(), Arc::clone(&stop), Arc::clone(&outcomes));
         let start = Instant::now();
         let pacer = std::thread::spawn(move || {
             let mut calls = Vec::new();
@@ -61,9 +67,11 @@ impl Load {
                 if let Some(pause) = due.checked_duration_since(Instant::now()) {
                     std::thread::sleep(pause); // the pace of the load
                 }
-                let (url, results) = (url.clone(), Arc::clone(&results));
+                let (mut urls, results) = (urls.clone(), Arc::clone(&results));
+                let first = usize::try_from(number).unwrap_or(0) % urls.len();
+                urls.rotate_left(first);
                 calls.push(std::thread::spawn(move || {
-                    let outcome = call(&url);
+                    let outcome = call(&urls);
                     results.lock().expect("no holder panics").push(outcome);
                 }));
             }
@@ -107,14 +115,35 @@ impl Load {
     }
 }
 
-/// Makes one call on a connection of its own.
-fn call(url: &str) -> Outcome {
+/// Makes one call on a connection of its own, to the first of `urls` that takes one.
+fn call(urls: &[String]) -> Outcome {
     let began = Instant::now();
     let agent =
         ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(CALL_MAX)).build().new_agent();
-    let result = agent.get(url).call().map_err(|error| error.to_string()).and_then(|mut reply| {
-        let body = reply.body_mut().read_to_string().map_err(|error| error.to_string())?;
-        if reply.status() == 200 { Ok(body) } else { Err(format!("{}: {body}", reply.status())) }
-    });
-    Outcome { began, took: began.elapsed(), result }
+    let mut last = "there is no URL".to_owned();
+    for url in urls {
+        let result = match agent.get(url).call() {
+            Err(error) if is_refused(&error) => {
+                last = format!("{url}: {error}");
+                continue;
+            }
+            Err(error) => Err(format!("{url}: {error}")),
+            Ok(mut reply) => match reply.body_mut().read_to_string() {
+                Ok(body) if reply.status() == 200 => Ok(body),
+                Ok(body) => Err(format!("{url}: {}: {body}", reply.status())),
+                Err(error) => Err(format!("{url}: {error}")),
+            },
+        };
+        return Outcome { began, took: began.elapsed(), result };
+    }
+    Outcome { began, took: began.elapsed(), result: Err(last) }
+}
+
+/// Returns whether a port refused the connection.
+fn is_refused(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::ConnectionFailed => true,
+        ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        _ => false,
+    }
 }

@@ -12,27 +12,28 @@ mod observer;
 mod platform;
 mod readiness;
 mod room;
+mod start_error;
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use control_plane::model::Epoch;
 use control_plane::raft::Timing;
 use proto::json::{Event, EventKind};
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, Instances, Means, SandboxTools, stop_all};
-use crate::api::{Api, ServeError, Server};
-use crate::auth::{JoinToken, JoinTokenError, Token, TokenError};
+use crate::api::{Api, Server};
+use crate::auth::{JoinToken, Token};
 use crate::clock::Clock;
-use crate::cluster::{self, Cluster, EnterError, Entered, Presence, Standing, StandingError};
+use crate::cluster::{self, Cluster, Entered, Presence, Standing};
 use crate::config::{Build, Config};
-use crate::data_dir::{self, DataDir};
+use crate::data_dir::DataDir;
 use crate::gateway::{Gateway, QUEUE_MAX, Traffic};
 use crate::image::{self, Store, ToolSettings};
 use crate::leader;
@@ -46,112 +47,19 @@ use self::observer::Counter;
 use self::platform::Local;
 use self::readiness::Readiness;
 use self::room::Room;
+pub use self::start_error::StartError;
 
 /// Reports to the leader that may wait.
 const REPORTS_MAX: usize = 1024;
+
+/// Connections of callers that may wait to be taken.
+const BACKLOG: u32 = 1024;
 
 /// Beats of nodes that may wait for the controller.
 const BEATS_MAX: usize = 1024;
 
 /// How long requests to the API may take to finish at the end.
 const API_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Why a daemon does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    DataDir(#[from] data_dir::OpenError),
-    /// The token cannot be read or made.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    /// This machine does not know which node it is.
-    #[error(transparent)]
-    Standing(#[from] StandingError),
-    /// The join token is none.
-    #[error(transparent)]
-    JoinToken(#[from] JoinTokenError),
-    /// The cluster does not let this machine in.
-    #[error("cannot join the cluster")]
-    Enter(#[from] EnterError),
-    /// The index cannot be opened, even empty.
-    #[error("the index cannot be opened")]
-    Index(#[source] sled::Error),
-    /// The function logs cannot be opened.
-    #[error(transparent)]
-    Logs(#[from] logs::OpenError),
-    /// The replicated state cannot be opened.
-    #[error("the replicated state cannot be opened")]
-    Raft(#[from] raft::OpenError),
-    /// The image store cannot be opened.
-    #[error("the image store cannot be opened")]
-    Images(#[source] io::Error),
-    /// Sandboxes cannot be made here.
-    #[error(transparent)]
-    Sandboxes(#[from] sandbox::StartError),
-    /// A port cannot be listened on.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The API cannot be served.
-    #[error(transparent)]
-    Api(#[from] ServeError),
-    /// The machine does not say what it has.
-    #[error("the machine's capacity cannot be read")]
-    Capacity(#[source] io::Error),
-    /// The executable of this process cannot be found again.
-    #[error("the executable cannot be found")]
-    Executable(#[source] io::Error),
-}
-
-impl StartError {
-    /// Returns what to do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::DataDir(error) => error.hint(),
-            Self::Api(error) => error.hint(),
-            Self::Listen { address, source } if source.kind() == io::ErrorKind::AddrInUse => Some(format!(
-                "`ss -ltnp 'sport = :{}'` shows who has the port; --gateway-port, --api-port and --peers-port take others",
-                address.port()
-            )),
-            Self::Listen { .. } => Some("--bind takes an address of this machine".to_owned()),
-            Self::Sandboxes(sandbox::StartError::NoCgroups) => Some("mount cgroups at /sys/fs/cgroup".to_owned()),
-            Self::Sandboxes(sandbox::StartError::NotRoot) => Some("run it with sudo".to_owned()),
-            Self::Token(error) => error.hint(),
-            Self::Standing(error) => error.hint(),
-            Self::Enter(error) => error.hint(),
-            Self::JoinToken(_) => Some("`hearth token create` on a node of the cluster gives one".to_owned()),
-            Self::Raft(error) if is_full(error) => Some("make room on the disk of the data directory".to_owned()),
-            Self::Raft(_) => Some(
-                "what is damaged is never repaired by guessing: restore the data directory from a backup, or start with an \
-                 empty one"
-                    .to_owned(),
-            ),
-            Self::Images(source) if source.kind() == io::ErrorKind::StorageFull => {
-                Some("make room on the disk of the data directory".to_owned())
-            }
-            Self::Images(source) if source.kind() == io::ErrorKind::InvalidData => {
-                Some("restore the folder `images` of the data directory from a backup".to_owned())
-            }
-            Self::Index(_)
-            | Self::Logs(_)
-            | Self::Images(_)
-            | Self::Sandboxes(_)
-            | Self::Capacity(_)
-            | Self::Executable(_) => None,
-        }
-    }
-}
-
-/// Returns whether a full disk is what lies under an error.
-fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.filter_map(|error| error.downcast_ref::<io::Error>()).any(|error| error.kind() == io::ErrorKind::StorageFull)
-}
 
 /// What becomes of instances when a daemon stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,8 +100,7 @@ impl Daemon {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let data_dir = DataDir::open(&config.data_dir, &config.run_dir)?;
         let token = Token::load_or_make(&data_dir.token())?;
-        let gateway_listener = listen(config.gateway_address()).await?;
-        let gateway_address = local(&gateway_listener)?;
+        let (gateway_socket, gateway_address) = reserve(config.gateway_address())?;
         let api_bound = Server::bind(&data_dir.socket(), config.api_address()).await?;
         let api_address = api_bound.address();
 
@@ -248,9 +155,11 @@ impl Daemon {
             events: events.clone(),
         };
         let leader = leader::start(node, raft.clone(), clock.clone(), beats, stop.clone());
-        let readiness = Readiness::new(config.sandbox.pool > 0, registered.clone());
+        let (serves, serving_in) = watch::channel(None);
+        let readiness = Readiness::new(config.sandbox.pool > 0, serving_in);
         readiness.follow(sandboxes.clone(), stop.clone());
-        let agent = Agent::start(means, instances.clone(), demands, adopted, reports_tx, registered, stop.clone());
+        let agent =
+            Agent::start(means, instances.clone(), demands, adopted, reports_tx, registered.clone(), stop.clone());
         observer::follow(
             Arc::clone(&metrics),
             raft.clone(),
@@ -265,8 +174,17 @@ impl Daemon {
         tokio::spawn(take_calls(gateway.clone(), handed_over, stop_gateway.clone()));
         let serving = tokio::spawn({
             let (gateway, stop, grace) = (gateway.clone(), stop_gateway.clone(), config.gateway.drain.0);
+            let raft = raft.clone();
             async move {
-                let drained = gateway.serve(gateway_listener, stop, grace).await;
+                // Before that it knows neither what holds nor what it may do: whoever balances calls goes elsewhere.
+                let Some(epoch) = until_registered(registered, &stop).await else { return };
+                raft.read(|state| gateway.set_state(state));
+                let listener = match gateway_socket.listen(BACKLOG) {
+                    Ok(listener) => listener,
+                    Err(error) => return tracing::error!(%error, "calls cannot be taken"),
+                };
+                serves.send_replace(Some(epoch));
+                let drained = gateway.serve(listener, stop, grace).await;
                 if drained.connections_aborted > 0 {
                     tracing::warn!(connections = drained.connections_aborted, "calls were cut off");
                 }
@@ -420,6 +338,26 @@ async fn take_calls(gateway: Gateway, mut handed_over: mpsc::Receiver<PeerStream
 fn ended(task: &'static str, result: Result<(), tokio::task::JoinError>) {
     if let Err(error) = result {
         tracing::error!(task, %error, "a task did not end cleanly");
+    }
+}
+
+/// Takes a port without listening on it yet; returns which it is.
+fn reserve(address: SocketAddr) -> Result<(TcpSocket, SocketAddr), StartError> {
+    let reserving = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let bound = socket.local_addr()?;
+        Ok((socket, bound))
+    };
+    reserving().map_err(|source| StartError::Listen { address, source })
+}
+
+/// Waits until the node has registered; returns nothing if it stops before.
+async fn until_registered(mut registered: watch::Receiver<Option<Epoch>>, stop: &CancellationToken) -> Option<Epoch> {
+    tokio::select! {
+        () = stop.cancelled() => None,
+        waited = registered.wait_for(Option::is_some) => waited.ok().and_then(|epoch| *epoch),
     }
 }
 

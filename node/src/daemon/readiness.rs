@@ -63,7 +63,7 @@ impl Readiness {
     pub(super) fn unready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.0.registered.borrow().is_none() {
-            reasons.push("the node has not registered with its cluster yet".to_owned());
+            reasons.push("the node has not registered with its cluster yet, and takes no calls".to_owned());
         }
         if !self.0.has_sandboxes.load(Ordering::Relaxed) {
             reasons.push("no sandbox could be made yet".to_owned());

@@ -95,6 +95,11 @@ impl Client {
         self.calls_end_ms.fetch_max(self.millis(end), Ordering::Relaxed);
     }
 
+    /// Returns whether any call has come over the connection.
+    pub(super) fn has_called(&self) -> bool {
+        self.calls_end_ms.load(Ordering::Relaxed) > 0
+    }
+
     fn touch(&self) {
         self.active_ms.store(self.millis(Instant::now()), Ordering::Relaxed);
     }

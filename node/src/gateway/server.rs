@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -19,6 +20,12 @@ use super::client::{Client, Verdict, Watched};
 use super::lanes::Lanes;
 use super::limits::Limits;
 use super::{Core, Gateway};
+
+/// How long a connection over which nothing came yet is kept when the node stops: its first call may be on its way.
+const FIRST_CALL_MAX: Duration = Duration::from_millis(500);
+
+/// How often it is looked for that call.
+const FIRST_CALL_LOOK: Duration = Duration::from_millis(10);
 
 /// How long accepting rests after the machine ran out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -61,12 +68,7 @@ impl Gateway {
                     while connections.try_join_next().is_some() {}
                     match accepted {
                         Ok((socket, address, permit)) => {
-                            let connection = Connection {
-                                core: Arc::clone(&self.core),
-                                builder: Arc::clone(&builder),
-                                shutdown: shutdown.clone(),
-                                _permit: permit,
-                            };
+                            let connection = self.connection(&builder, &shutdown, permit);
                             lanes.spawn(&mut connections, connection.run(socket, address));
                         }
                         Err(error) => {
@@ -77,6 +79,10 @@ impl Gateway {
                 }
             }
         }
+        // Whoever is connected already, as far as the kernel is concerned, would be reset with the listener.
+        while let Some(Ok((socket, address, permit))) = accept(&listener, &room).now_or_never() {
+            lanes.spawn(&mut connections, self.connection(&builder, &shutdown, permit).run(socket, address));
+        }
         drop(listener);
         let all = async { while connections.join_next().await.is_some() {} };
         let is_drained = timeout(grace, all).await.is_ok();
@@ -84,6 +90,16 @@ impl Gateway {
         let connections_aborted = if is_drained { 0 } else { connections.len() };
         connections.shutdown().await;
         Drained { connections_aborted }
+    }
+
+    fn connection(
+        &self,
+        builder: &Arc<auto::Builder<TokioExecutor>>,
+        shutdown: &CancellationToken,
+        permit: OwnedSemaphorePermit,
+    ) -> Connection {
+        let (core, builder) = (Arc::clone(&self.core), Arc::clone(builder));
+        Connection { core, builder, shutdown: shutdown.clone(), _permit: permit }
     }
 }
 
@@ -126,6 +142,16 @@ struct Connection {
     _permit: OwnedSemaphorePermit,
 }
 
+/// How far the end of a connection is that the node wants to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    NotYet,
+    /// Since then. A connection over which nothing came yet would be cut off, though its first call may be on its way.
+    Asked(Instant),
+    /// What is in flight finishes, and nothing more is taken.
+    Told,
+}
+
 impl Connection {
     async fn run(self, socket: net::TcpStream, address: SocketAddr) {
         let socket = match TcpStream::from_std(socket) {
@@ -137,21 +163,25 @@ impl Connection {
         let socket = Watched::new(socket, Arc::clone(&client));
         let mut connection = pin!(self.builder.serve_connection_with_upgrades(socket, service));
         let mut shutdown = pin!(self.shutdown.cancelled());
-        let mut is_closing = false;
+        let mut closing = Closing::NotYet;
         let mut look = pin!(sleep_until(Instant::now() + self.core.limits.idle_max));
         loop {
             tokio::select! {
                 biased;
                 // How a connection breaks is the client's own affair; calls that it cut off say so in their records.
                 ended = connection.as_mut() => return drop(ended),
-                () = shutdown.as_mut(), if !is_closing => {
-                    is_closing = true;
-                    connection.as_mut().graceful_shutdown();
-                }
+                () = shutdown.as_mut(), if closing == Closing::NotYet => closing = Closing::Asked(Instant::now()),
+                () = sleep(FIRST_CALL_LOOK), if matches!(closing, Closing::Asked(_)) => {}
                 () = look.as_mut() => match client.judge(Instant::now(), &self.core.limits) {
                     Verdict::Close => return,
                     Verdict::LookAgain(pause) => look.as_mut().reset(Instant::now() + pause),
                 },
+            }
+            if let Closing::Asked(since) = closing
+                && (client.has_called() || since.elapsed() > FIRST_CALL_MAX)
+            {
+                closing = Closing::Told;
+                connection.as_mut().graceful_shutdown();
             }
         }
     }
