@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -79,11 +78,9 @@ impl Gateway {
                 }
             }
         }
-        // Whoever is connected already, as far as the kernel is concerned, would be reset with the listener.
-        while let Some(Ok((socket, address, permit))) = accept(&listener, &room).now_or_never() {
+        for (socket, address, permit) in left_in_line(listener, &room) {
             lanes.spawn(&mut connections, self.connection(&builder, &shutdown, permit).run(socket, address));
         }
-        drop(listener);
         let all = async { while connections.join_next().await.is_some() {} };
         let is_drained = timeout(grace, all).await.is_ok();
         while connections.try_join_next().is_some() {}
@@ -113,6 +110,25 @@ async fn accept(
     socket.set_nodelay(true)?;
     // It belongs to the reactor of the thread that will serve it.
     Ok((socket.into_std()?, address, permit))
+}
+
+/// Closes a listener and returns who is connected already as far as the kernel is concerned: they would be reset with it.
+///
+/// The kernel is asked itself: what the runtime knows of the socket may be older.
+fn left_in_line(
+    listener: TcpListener,
+    room: &Arc<Semaphore>,
+) -> Vec<(net::TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let mut left = Vec::new();
+    let Ok(listener) = listener.into_std() else { return left };
+    while let Ok(permit) = Arc::clone(room).try_acquire_owned()
+        && let Ok((socket, address)) = listener.accept()
+    {
+        if socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true)).is_ok() {
+            left.push((socket, address, permit));
+        }
+    }
+    left
 }
 
 fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
