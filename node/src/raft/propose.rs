@@ -1,5 +1,6 @@
 //! Commands into the log and reads out of it, from any node: who does not lead asks who does.
 
+use std::error::Error;
 use std::time::Duration;
 
 use control_plane::codec;
@@ -10,7 +11,7 @@ use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError,
 use openraft::raft::ReadPolicy;
 use proto::v1;
 use tokio::time::timeout;
-use tonic::Request;
+use tonic::{Request, Status};
 
 use super::{Raft, T};
 
@@ -110,7 +111,11 @@ impl Raft {
         let mut request = Request::new(v1::ProposeRequest { command: Some(codec::encode_command(command)) });
         request.set_timeout(PROPOSE_MAX);
         let lost = |reason: String| ProposeError::Lost(reason);
-        let reply = leader.propose(request).await.map_err(|status| lost(status.message().to_owned()))?.into_inner();
+        let reply = match leader.propose(request).await {
+            Ok(reply) => reply.into_inner(),
+            Err(status) if was_never_sent(&status) => return Ok(Attempt::Held(status.message().to_owned())),
+            Err(status) => return Err(lost(status.message().to_owned())),
+        };
         match reply.result.ok_or_else(|| lost("it says nothing".to_owned()))? {
             Wire::NotLeader(other) => Ok(Attempt::Held(format!("{address} does not lead, node {} may", other.leader))),
             Wire::Applied(applied) => {
@@ -211,6 +216,18 @@ impl Raft {
         let id = forward.leader_id.filter(|leader| leader != self.0.core.node_id())?;
         forward.leader_node.as_ref().map(|node| (id, node.addr.clone()))
     }
+}
+
+/// Returns whether a request did not leave this node, because there was no connection to send it over.
+fn was_never_sent(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn done(answer: Option<Result<Reply, Rejection>>) -> Result<Attempt<Reply>, ProposeError> {
