@@ -83,7 +83,7 @@ impl Writers {
                     let told = client.operate(written);
                     let operation = Operation { began, ended: Instant::now(), written, told };
                     operations.lock().expect("no holder panics").push(operation);
-                    std::thread::sleep(pause.saturating_sub(began.elapsed())); // the pace of the clients
+                    std::thread::sleep(pause.saturating_sub(began.elapsed())); // the pace of the load
                 }
             })
         };

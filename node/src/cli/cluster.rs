@@ -5,7 +5,8 @@ use std::time::Duration;
 use proto::json;
 use serde_json::Value;
 
-use super::args::{Cluster, Node, Target, Token};
+use super::args::Target;
+use super::args_cluster::{Cluster, Node, Token};
 use super::client::{Client, empty};
 use super::failure::Failure;
 use super::output;

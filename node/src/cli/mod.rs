@@ -2,6 +2,7 @@
 
 mod apply;
 mod args;
+mod args_cluster;
 mod args_voter;
 mod bench;
 mod change;
