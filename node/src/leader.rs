@@ -3,16 +3,14 @@
 //! The controller reads the applied state under its lock and answers with proposals; each proposal runs in a task of its own
 //! with the deadline of the log, and its answer comes back as an input.
 
-use control_plane::controller::{Controller, Effect, Input};
+use control_plane::controller::{Beat, Controller, Effect, Input};
 use control_plane::model::NodeId;
 use control_plane::state::{Command, Rejection, Reply, State};
-use control_plane::supervisor::Report;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::cluster::Beat;
 use crate::raft::{ProposeError, Raft};
 
 /// Answers to proposals that may wait for the controller.
@@ -68,7 +66,7 @@ impl Leader {
                     }
                     self.feed(|state| Input::Applied(state));
                 }
-                Some(beat) = beats.recv() => self.take_beat(beat),
+                Some(beat) = beats.recv() => self.feed(|state| Input::Heard(state, beat)),
                 Some((command, result)) = answers.recv() => {
                     self.feed(|state| Input::Answered(state, command, result));
                 }
@@ -77,13 +75,6 @@ impl Leader {
                 }
             }
         }
-    }
-
-    fn take_beat(&mut self, Beat { node, epoch, reports }: Beat) {
-        for event in reports {
-            self.feed(|state| Input::Reported(state, Report { node, event }));
-        }
-        self.feed(|state| Input::Heard(state, node, epoch));
     }
 
     fn follow_leadership(&mut self, leads: bool) {

@@ -216,7 +216,11 @@ impl Node {
             Event::Follow(life) if life == self.life => self.follow(),
             Event::Demand(life, demand) if life == self.life => self.take_demand(demand),
             Event::Report(life, report) if life == self.life => {
-                self.feed_controller(move |state| controller::Input::Reported(state, report));
+                self.feed_controller(move |state| {
+                    let epoch = state.nodes.get(&report.node).map(|node| node.epoch).unwrap_or_default();
+                    let beat = controller::Beat { node: report.node, epoch, events: vec![report.event] };
+                    controller::Input::Heard(state, beat)
+                });
             }
             Event::Commit(_) | Event::Follow(_) | Event::Demand(..) | Event::Report(..) => {}
             Event::Started(instance, life) => self.sandbox_started(instance, life),

@@ -16,9 +16,9 @@ pub(super) fn app_name(text: &str) -> Result<AppName, DecodeError> {
     text.parse().map_err(|error| DecodeError::invalid("app", error))
 }
 
-/// Reads the hash of a secret.
-fn decode_secret(bytes: &[u8]) -> Result<Digest, DecodeError> {
-    let bytes = <[u8; 32]>::try_from(bytes).map_err(|error| DecodeError::invalid("secret", error))?;
+/// Reads a SHA-256.
+pub(super) fn decode_hash(bytes: &[u8]) -> Result<Digest, DecodeError> {
+    let bytes = <[u8; 32]>::try_from(bytes).map_err(|error| DecodeError::invalid("hash", error))?;
     Ok(Digest::from_bytes(bytes))
 }
 
@@ -27,7 +27,7 @@ pub(super) fn encode_invitation(secret: &Digest, expires_at: Timestamp, uses: Op
 }
 
 pub(super) fn decode_invitation(invite: v1::Invite) -> Result<(Digest, Timestamp, Option<u32>), DecodeError> {
-    Ok((decode_secret(&invite.secret)?, Timestamp::from_millis(invite.expires_at_ms), invite.uses))
+    Ok((decode_hash(&invite.secret)?, Timestamp::from_millis(invite.expires_at_ms), invite.uses))
 }
 
 fn encode_place(place: &Place) -> v1::Place {
@@ -64,7 +64,9 @@ pub(super) fn encode(command: &Command) -> v1::Command {
             Kind::Scale(v1::Scale { function: function.to_string(), scaling: Some(encode_scaling(scaling)) })
         }
         Command::Invite { secret, expires_at, uses } => Kind::Invite(encode_invitation(secret, *expires_at, *uses)),
-        Command::Admit { secret } => Kind::Admit(secret.as_bytes().to_vec()),
+        Command::Admit { secret, request } => {
+            Kind::Admit(v1::Admit { secret: secret.as_bytes().to_vec(), request: request.as_bytes().to_vec() })
+        }
         Command::RemoveNode { node } => Kind::RemoveNode(node.0),
         Command::DeclareDead { node, epoch } => Kind::DeclareDead(v1::DeclareDead { node: node.0, epoch: epoch.0 }),
         Command::Drain { node, is_draining } => Kind::Drain(v1::Drain { node: node.0, is_draining: *is_draining }),
@@ -127,7 +129,9 @@ pub(super) fn decode(command: v1::Command) -> Result<Command, DecodeError> {
             let (secret, expires_at, uses) = decode_invitation(invite)?;
             Command::Invite { secret, expires_at, uses }
         }
-        Kind::Admit(secret) => Command::Admit { secret: decode_secret(&secret)? },
+        Kind::Admit(admit) => {
+            Command::Admit { secret: decode_hash(&admit.secret)?, request: decode_hash(&admit.request)? }
+        }
         Kind::RemoveNode(node) => Command::RemoveNode { node: NodeId(node) },
         Kind::DeclareDead(dead) => Command::DeclareDead { node: NodeId(dead.node), epoch: Epoch(dead.epoch) },
         Kind::Drain(drain) => Command::Drain { node: NodeId(drain.node), is_draining: drain.is_draining },

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proto::v1::snapshot::revision::Status;
 use proto::v1::{Snapshot, snapshot};
 
-use super::command::{app_name, decode_invitation, encode_invitation};
+use super::command::{app_name, decode_hash, decode_invitation, encode_invitation};
 use super::model::{
     decode_instance, decode_node, decode_purpose, decode_resources, decode_revision, decode_revision_id,
     decode_scaling, decode_triggers, encode_instance, encode_node, encode_purpose, encode_resources, encode_revision,
@@ -14,7 +14,9 @@ use super::model::{
 use super::{DecodeError, function_name};
 use crate::model::{Epoch, Node, NodeId, RevisionNumber, Timestamp};
 use crate::planted::planted;
-use crate::state::{App, Deleted, Function, Invitation, Placement, Revision, RevisionStatus, State, violations};
+use crate::state::{
+    Admitted, App, Deleted, Function, Invitation, Placement, Revision, RevisionStatus, State, violations,
+};
 
 pub(super) fn encode(state: &State) -> Snapshot {
     Snapshot {
@@ -67,7 +69,11 @@ pub(super) fn encode(state: &State) -> Snapshot {
         admitted: state
             .admitted
             .iter()
-            .map(|(id, at)| snapshot::Admitted { node: id.0, at_ms: at.as_millis() })
+            .map(|(id, known)| snapshot::Admitted {
+                node: id.0,
+                at_ms: known.at.as_millis(),
+                request: known.request.as_bytes().to_vec(),
+            })
             .collect(),
         removed: state.removed.iter().map(|id| id.0).collect(),
         invitations: state
@@ -148,7 +154,9 @@ pub(super) fn decode(snapshot: Snapshot) -> Result<State, DecodeError> {
         state.nodes.insert(NodeId(node.id), decoded);
     }
     for admitted in snapshot.admitted {
-        state.admitted.insert(NodeId(admitted.node), Timestamp::from_millis(admitted.at_ms));
+        let at = Timestamp::from_millis(admitted.at_ms);
+        let known = Admitted { at, request: decode_hash(&admitted.request)? };
+        state.admitted.insert(NodeId(admitted.node), known);
     }
     state.removed = snapshot.removed.into_iter().map(NodeId).collect();
     for invite in snapshot.invitations {

@@ -130,7 +130,10 @@ fn command() -> impl Strategy<Value = Command> {
             expires_at: Timestamp::from_millis(until),
             uses,
         }),
-        2 => (0..3_u8).prop_map(|secret| Command::Admit { secret: Digest::from_bytes([secret; 32]) }),
+        2 => (0..3_u8, 0..9_u8).prop_map(|(secret, request)| Command::Admit {
+            secret: Digest::from_bytes([secret; 32]),
+            request: Digest::from_bytes([request; 32]),
+        }),
         1 => node().prop_map(|node| Command::RemoveNode { node }),
         2 => (node(), epoch()).prop_map(|(node, epoch)| Command::DeclareDead { node, epoch }),
         1 => (node(), any::<bool>()).prop_map(|(node, is_draining)| Command::Drain { node, is_draining }),

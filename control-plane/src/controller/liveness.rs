@@ -40,7 +40,9 @@ impl Liveness {
 
     /// Returns when to look again after a look at `seen`.
     pub(super) fn wake_at(&self, seen: Timestamp) -> Option<Timestamp> {
-        self.0.values().map(|(_, at)| (*at + DEAD_AFTER).min(seen + LOOK_EVERY)).min()
+        let look = seen + LOOK_EVERY;
+        // Whoever is overdue already is being given up; that must not end the looking after the others.
+        self.0.values().map(|(_, at)| *at + DEAD_AFTER).map(|due| if due > seen { due.min(look) } else { look }).min()
     }
 }
 

@@ -22,23 +22,32 @@ use self::verify::Verification;
 use crate::model::{Epoch, InstanceId, NodeId, RevisionId, Timestamp};
 use crate::placement::Ask;
 use crate::state::{Command, Rejection, Reply, State};
-use crate::supervisor::{Report, ReportEvent};
+use crate::supervisor::ReportEvent;
 
 /// What a controller is told.
 #[derive(Clone, Debug)]
 pub enum Input<'a> {
     /// This node leads, or the applied state changed while it does.
     Applied(&'a State),
-    /// A node reports about its instances.
-    Reported(&'a State, Report),
-    /// A node says that it is there, in an epoch.
-    Heard(&'a State, NodeId, Epoch),
+    /// A node says that it is there, and what happened on it since it last did.
+    Heard(&'a State, Beat),
     /// A proposal was answered.
     Answered(&'a State, Command, Result<Reply, Rejection>),
     /// This node leads no more: forget what is under way.
     Deposed,
     /// [`Controller::wake_at`] has come.
     Woke(&'a State),
+}
+
+/// A node says that it is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// The node, as it has proved to be.
+    pub node: NodeId,
+    /// The epoch in which it speaks; zero before it has registered.
+    pub epoch: Epoch,
+    /// What happened on it since its last beat that was taken.
+    pub events: Vec<ReportEvent>,
 }
 
 /// What must be done about it.
@@ -89,12 +98,13 @@ impl Controller {
         self.seen = now;
         let state = match input {
             Input::Applied(state) | Input::Woke(state) => state,
-            Input::Reported(state, report) => {
-                self.take_report(state, report);
-                state
-            }
-            Input::Heard(state, node, epoch) => {
-                self.liveness.heard(now, node, epoch);
+            Input::Heard(state, beat) => {
+                self.liveness.heard(now, beat.node, beat.epoch);
+                // Most say nothing else, and silence is noticed when it is looked for.
+                if beat.events.is_empty() {
+                    return Vec::new();
+                }
+                self.take_events(state, beat);
                 state
             }
             Input::Answered(state, command, result) => {
@@ -133,8 +143,25 @@ impl Controller {
         times.filter(|at| *at > self.seen).min()
     }
 
-    fn take_report(&mut self, state: &State, report: Report) {
-        match report.event {
+    /// Takes what a node tells of its own instances, in the epoch in which it is.
+    fn take_events(&mut self, state: &State, Beat { node, epoch, events }: Beat) {
+        if state.nodes.get(&node).is_none_or(|known| known.epoch != epoch) {
+            return;
+        }
+        for event in events {
+            let (ReportEvent::Ready { instance, .. } | ReportEvent::StartFailed { instance, .. }) = &event;
+            let is_its_own = match state.placements.get(instance) {
+                Some(placement) => placement.node == node,
+                None => instance.origin == node.0,
+            };
+            if is_its_own {
+                self.take_event(state, event);
+            }
+        }
+    }
+
+    fn take_event(&mut self, state: &State, event: ReportEvent) {
+        match event {
             ReportEvent::Ready { instance, revision } => {
                 let is_candidate = state
                     .functions

@@ -35,8 +35,7 @@ impl Cluster {
     }
 
     fn hear(&mut self, node: NodeId, epoch: u32) {
-        let effects = self.controller.on_input(self.now, Input::Heard(&self.state, node, Epoch(epoch)));
-        self.carry_out(effects);
+        self.beat(node, epoch, Vec::new());
     }
 
     /// Lets time pass as its driver does: the controller looks whenever it said so.
@@ -69,8 +68,13 @@ impl Cluster {
     }
 
     fn report(&mut self, event: ReportEvent) {
-        let report = Report { node: NODE, event };
-        let effects = self.controller.on_input(self.now, Input::Reported(&self.state, report));
+        let epoch = self.state.nodes[&NODE].epoch.0;
+        self.beat(NODE, epoch, vec![event]);
+    }
+
+    fn beat(&mut self, node: NodeId, epoch: u32, events: Vec<ReportEvent>) {
+        let beat = Beat { node, epoch: Epoch(epoch), events };
+        let effects = self.controller.on_input(self.now, Input::Heard(&self.state, beat));
         self.carry_out(effects);
     }
 
@@ -104,7 +108,9 @@ impl Cluster {
     fn all_ready(&mut self, number: u32) {
         let revision = id(number);
         for instance in self.placed(number) {
-            self.report(ReportEvent::Ready { instance, revision: revision.clone() });
+            let node = self.state.placements[&instance].node;
+            let epoch = self.state.nodes[&node].epoch.0;
+            self.beat(node, epoch, vec![ReportEvent::Ready { instance, revision: revision.clone() }]);
         }
     }
 
@@ -332,4 +338,41 @@ fn what_is_refused_of_a_batch_rests_and_is_asked_for_again() {
     let later = cluster.controller.wake_at().expect("it is asked for again");
     let again = cluster.controller.on_input(later, Input::Woke(&cluster.state));
     assert_eq!(again, [Effect::Propose(batch)]);
+}
+
+#[test]
+fn a_node_speaks_for_its_own_instances_and_in_its_own_epoch() {
+    let mut cluster = Cluster::new();
+    cluster.register(OTHER);
+    cluster.deploy(1, 0);
+    let [instance] = cluster.placed(1)[..] else { panic!("one proves it") };
+    let owner = cluster.state.placements[&instance].node;
+    let stranger = if owner == NODE { OTHER } else { NODE };
+    let ready = ReportEvent::Ready { instance, revision: id(1) };
+    let failure = InstanceFailure::Init("no module".to_owned());
+    let failed = ReportEvent::StartFailed { instance, revision: id(1), failure };
+    for (node, epoch) in [(stranger, 1), (owner, 0), (owner, 2)] {
+        cluster.beat(node, epoch, vec![ready.clone(), failed.clone()]);
+        let function = cluster.state.functions.values().next().expect("it is deployed");
+        assert_eq!((function.live, function.candidate), (None, Some(RevisionNumber(1))), "{node} in epoch {epoch}");
+    }
+    cluster.beat(owner, 1, vec![ready]);
+    assert_eq!(cluster.live(), Some(1));
+}
+
+#[test]
+fn a_node_that_is_overdue_does_not_end_the_looking_after_the_others() {
+    let mut controller = Controller::new(NODE);
+    let mut cluster = Cluster::new();
+    cluster.register(OTHER);
+    let begun = cluster.now;
+    controller.on_input(begun, Input::Applied(&cluster.state));
+    // Nobody answers the proposal that declares it dead.
+    let mut now = begun;
+    for _ in 0..40 {
+        let at = controller.wake_at().expect("it looks");
+        assert!(at > now && at.since(now) <= Duration::from_millis(500), "from {now} to {at}");
+        now = at;
+        controller.on_input(now, Input::Woke(&cluster.state));
+    }
 }

@@ -71,9 +71,13 @@ pub enum Command {
         uses: Option<u32>,
     },
     /// Lets in a machine that has shown a secret: it becomes a node with an id of its own, which comes back in the reply.
+    ///
+    /// Whoever asks again with the same request, because an answer was lost, is the same node, and counts once.
     Admit {
         /// The SHA-256 of the secret.
         secret: Digest,
+        /// The SHA-256 of the machine's request for a certificate.
+        request: Digest,
     },
     /// Takes a node out of the cluster, with what is placed on it; its id is never given again.
     RemoveNode {

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use check::violations;
 pub use command::{AppliedFunction, Change, Command, NotInvited, PLACE_MAX, Place, Rejection, Reply};
 pub use function::{DELETED_MAX, FUNCTIONS_MAX, REVISIONS_KEPT};
-pub use member::{ADMITTED_MAX, INVITATIONS_MAX, Invitation};
+pub use member::{ADMITTED_LIFE, ADMITTED_MAX, Admitted, INVITATIONS_MAX, Invitation};
 
 use crate::model::{
     AppName, Digest, FunctionName, InstanceId, Node, NodeId, Purpose, Resources, RevisionId, RevisionNumber,
@@ -37,8 +37,8 @@ pub struct State {
     pub deleted: BTreeMap<FunctionName, Deleted>,
     /// Every node that ever registered and was not removed.
     pub nodes: BTreeMap<NodeId, Node>,
-    /// Nodes that were let in and have not registered yet, each with when.
-    pub admitted: BTreeMap<NodeId, Timestamp>,
+    /// Nodes that were let in and have not registered yet.
+    pub admitted: BTreeMap<NodeId, Admitted>,
     /// Nodes that were taken out: none of them comes back, and no id is given twice.
     pub removed: BTreeSet<NodeId>,
     /// Which secrets let machines in, by their SHA-256.
@@ -136,7 +136,7 @@ impl State {
             Command::FailRevision { revision, reason } => self.fail_revision(&revision, reason),
             Command::Scale { function, scaling } => self.scale(&function, scaling),
             Command::Invite { secret, expires_at, uses } => self.invite(at, secret, expires_at, uses),
-            Command::Admit { secret } => self.admit(at, secret),
+            Command::Admit { secret, request } => self.admit(at, secret, request),
             Command::RemoveNode { node } => self.remove_node(node),
             Command::DeclareDead { node, epoch } => self.declare_dead(node, epoch),
             Command::Drain { node, is_draining } => self.drain(node, is_draining),

@@ -1,9 +1,12 @@
 //! What the state promises about joining and leaving, as sentences.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::*;
-use crate::model::{Bytes, Epoch, MilliCpu, NodeSpec};
+use crate::model::{
+    Bytes, Concurrency, Constraints, Epoch, FunctionSpec, MilliCpu, Network, NodeSpec, RevisionSpec, Runtime,
+};
 
 fn at(millis: u64) -> Timestamp {
     Timestamp::from_millis(millis)
@@ -23,11 +26,74 @@ fn invite(state: &mut State, byte: u8, until: u64, uses: Option<u32>) -> Result<
     state.apply(at(1), Command::Invite { secret: secret(byte), expires_at: at(until), uses })
 }
 
+/// Lets a machine in that has made a request of its own.
 fn admit(state: &mut State, now: u64, byte: u8) -> Result<NodeId, Rejection> {
-    match state.apply(at(now), Command::Admit { secret: secret(byte) })? {
+    let request = Digest::from_bytes([u8::try_from(state.index).expect("a test is short"); 32]);
+    admit_with(state, now, byte, request)
+}
+
+fn admit_with(state: &mut State, now: u64, byte: u8, request: Digest) -> Result<NodeId, Rejection> {
+    match state.apply(at(now), Command::Admit { secret: secret(byte), request })? {
         Reply::Admitted { node } => Ok(node),
         other => panic!("{other:?} answers an admission"),
     }
+}
+
+/// Deploys a function that needs nothing.
+fn deploy(state: &mut State) -> RevisionId {
+    let revision = RevisionSpec {
+        runtime: Runtime::Http,
+        image: Digest::from_bytes([0; 32]),
+        command: Vec::new(),
+        handler: None,
+        environment: BTreeMap::new(),
+        resources: Resources::default(),
+        timeout: Duration::from_secs(1),
+        concurrency: Concurrency::ONE,
+        network: Network::None,
+        placement: Constraints::default(),
+        user: None,
+    };
+    let scaling = Scaling::new(0, 1, Duration::from_secs(1)).unwrap();
+    let spec = FunctionSpec { name: "f".parse().unwrap(), revision, scaling, triggers: Vec::new() };
+    let id = RevisionId { function: spec.name.clone(), number: RevisionNumber(1) };
+    let deploy = Command::DeployApp { app: "app".parse().unwrap(), functions: vec![spec], check_index: None };
+    state.apply(at(1), deploy).unwrap();
+    id
+}
+
+#[test]
+fn whoever_asks_again_is_the_same_node_and_counts_once() {
+    let mut state = State::default();
+    register(&mut state, 1).unwrap();
+    invite(&mut state, 1, 100_000_000, Some(2)).unwrap();
+    let (one, other) = (Digest::from_bytes([1; 32]), Digest::from_bytes([2; 32]));
+    for _ in 0..3 {
+        assert_eq!(admit_with(&mut state, 1, 1, one), Ok(NodeId(2)));
+    }
+    assert_eq!(admit_with(&mut state, 1, 1, other), Ok(NodeId(3)));
+    assert_eq!(admit_with(&mut state, 1, 1, one), Ok(NodeId(2)), "though the token is used up");
+}
+
+#[test]
+fn whoever_never_came_makes_room_and_leaves_no_id_behind() {
+    let mut state = State::default();
+    register(&mut state, 1).unwrap();
+    invite(&mut state, 1, 100_000_000, None).unwrap();
+    let request = |number: usize| {
+        let mut bytes = [7; 32];
+        bytes[..8].copy_from_slice(&u64::try_from(number).unwrap().to_be_bytes());
+        Digest::from_bytes(bytes)
+    };
+    for number in 0..ADMITTED_MAX {
+        admit_with(&mut state, 1, 1, request(number)).unwrap();
+    }
+    let told = admit_with(&mut state, 1, 1, request(ADMITTED_MAX)).unwrap_err();
+    assert_eq!(told.to_string(), "nodes that have not registered: the most is 1024");
+    let later = 1 + u64::try_from(ADMITTED_LIFE.as_millis()).unwrap();
+    assert_eq!(admit_with(&mut state, later, 1, request(ADMITTED_MAX)), Ok(NodeId(1026)));
+    assert!(!state.is_member(NodeId(2)) && state.is_member(NodeId(1026)));
+    assert_eq!(state.admitted.len(), 1);
 }
 
 #[test]
@@ -87,15 +153,24 @@ fn a_dead_node_is_fenced_until_it_registers() {
     let mut state = State::default();
     register(&mut state, 1).unwrap();
     let node = NodeId(1);
+    let revision = deploy(&mut state);
     let grant = Resources { pids: 7, ..Resources::default() };
     state.apply(at(1), Command::Grant { node, epoch: Epoch(1), resources: grant }).unwrap();
     let stale = state.apply(at(1), Command::DeclareDead { node, epoch: Epoch(0) });
     assert!(matches!(stale, Err(Rejection::StaleEpoch { .. })), "it has registered since: {stale:?}");
     state.apply(at(1), Command::DeclareDead { node, epoch: Epoch(1) }).unwrap();
-    for epoch in [1, 2] {
-        let late = state.apply(at(1), Command::Grant { node, epoch: Epoch(epoch), resources: grant });
-        assert!(late.is_err(), "in epoch {epoch}: {late:?}");
+    for epoch in [1, 2].map(Epoch) {
+        let late = state.apply(at(1), Command::Grant { node, epoch, resources: grant });
+        assert!(late.is_err(), "in {epoch:?}: {late:?}");
+        let instances = vec![(InstanceId::granted(node, epoch, 1), revision.clone())];
+        let late = state.apply(at(1), Command::Adopt { node, epoch, instances });
+        assert!(late.is_err(), "in {epoch:?}: {late:?}");
     }
+    let released = Command::Release { node, epoch: Epoch(1), instances: Vec::new() };
+    assert!(matches!(state.apply(at(1), released), Err(Rejection::StaleEpoch { .. })));
+    let placed = Command::PlaceMany { places: vec![Place { revision, node, purpose: Purpose::Minimum }] };
+    let Ok(Reply::PlacedMany { placed }) = state.apply(at(1), placed) else { panic!("a batch is answered one by one") };
+    assert!(matches!(placed[..], [Err(Rejection::NoRoom { .. })]), "{placed:?}");
     assert_eq!(register(&mut state, 1), Ok(Reply::Registered { epoch: Epoch(3) }));
     state.apply(at(1), Command::Grant { node, epoch: Epoch(3), resources: grant }).unwrap();
 }

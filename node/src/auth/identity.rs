@@ -134,7 +134,7 @@ impl NewKey {
     ///
     /// A node that joins has the digest from its token; one that renews, from [`Identity::authority`].
     pub fn accept(
-        self,
+        &self,
         certificate: &CertificateDer<'_>,
         authority: &CertificateDer<'_>,
         trusted: Digest,

@@ -1,10 +1,11 @@
 //! What a node does for machines that have no good certificate: it lets in whoever shows a secret, and takes back members.
 
-use control_plane::model::NodeId;
-use control_plane::state::{Command, Rejection, Reply};
+use control_plane::model::{Digest, NodeId};
+use control_plane::state::{Command, NotInvited, Rejection, Reply};
 use proto::v1;
 use proto::v1::join_server::{Join, JoinServer};
 use rustls::pki_types::CertificateDer;
+use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
@@ -27,7 +28,16 @@ impl Join for Admission {
         let v1::EnterRequest { secret, request } = request.into_inner();
         let secret: Secret = secret.parse().map_err(|_| Status::invalid_argument("the secret is none"))?;
         let raft = self.0.raft()?;
-        let node = match raft.propose(Command::Admit { secret: secret.hash() }).await {
+        let (secret, digest) = (secret.hash(), digest_of_request(&request));
+        // Whoever knows no secret must not fill the log: only what may be agreed to is put into it.
+        raft.catch_up().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let is_hopeless = raft.read(|state| {
+            !state.invitations.contains_key(&secret) && !state.admitted.values().any(|known| known.request == digest)
+        });
+        if is_hopeless {
+            return Err(Status::permission_denied(Rejection::NotInvited(NotInvited::Unknown).to_string()));
+        }
+        let node = match raft.propose(Command::Admit { secret, request: digest }).await {
             Ok(Reply::Admitted { node }) => node,
             Ok(reply) => return Err(Status::internal(format!("an admission was answered with {reply:?}"))),
             Err(ProposeError::Rejected(rejection @ (Rejection::NotInvited(_) | Rejection::Limit { .. }))) => {
@@ -96,6 +106,11 @@ impl Cluster {
         let certificate = issued.map_err(|error| refused(&error))?.to_vec();
         Ok(Some(v1::CertificateReply { certificate, authority: authority.certificate().to_vec() }))
     }
+}
+
+/// Returns the digest by which a machine is known that asks again.
+pub(super) fn digest_of_request(request: &[u8]) -> Digest {
+    Digest::from_bytes(Sha256::digest(request).into())
 }
 
 fn refused(error: &IssueError) -> Status {

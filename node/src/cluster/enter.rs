@@ -95,8 +95,11 @@ pub struct Entered {
 /// Lets this machine be made a node by the cluster that `token` is for, a node of which is reached at `address`.
 pub async fn enter(folder: &Path, address: &str, token: &JoinToken, clock: &Clock) -> Result<Entered, EnterError> {
     let deadline = Instant::now() + ENTER_MAX;
+    // One request over all attempts: a cluster whose answer was lost knows the machine by it.
+    let key = NewKey::random();
+    let request = key.request();
     loop {
-        match attempt(folder, address, token, clock).await {
+        match attempt(folder, address, token, (&key, &request), clock).await {
             Err(error @ EnterError::Unavailable { .. }) if Instant::now() + REST < deadline => {
                 tracing::info!(%error, "not let in yet");
                 sleep(REST).await;
@@ -106,11 +109,16 @@ pub async fn enter(folder: &Path, address: &str, token: &JoinToken, clock: &Cloc
     }
 }
 
-async fn attempt(folder: &Path, address: &str, token: &JoinToken, clock: &Clock) -> Result<Entered, EnterError> {
+async fn attempt(
+    folder: &Path,
+    address: &str,
+    token: &JoinToken,
+    (key, asked): (&NewKey, &[u8]),
+    clock: &Clock,
+) -> Result<Entered, EnterError> {
     let seen = Arc::new(Mutex::new(None));
     let mut client = JoinClient::new(channel(address, token.authority(), clock, Arc::clone(&seen)));
-    let key = NewKey::random();
-    let mut request = Request::new(v1::EnterRequest { secret: token.secret().reveal(), request: key.request() });
+    let mut request = Request::new(v1::EnterRequest { secret: token.secret().reveal(), request: asked.to_vec() });
     request.set_timeout(ATTEMPT_MAX);
     let reply = timeout(ATTEMPT_MAX, client.enter(request)).await;
     let reply = reply.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer within {ATTEMPT_MAX:?}"))));

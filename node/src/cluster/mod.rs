@@ -22,8 +22,8 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use control_plane::model::{Digest, Epoch, NodeId};
-use control_plane::supervisor::ReportEvent;
+use control_plane::controller::Beat;
+use control_plane::model::{Digest, NodeId};
 use proto::v1::peers_client::PeersClient;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -45,17 +45,6 @@ use crate::raft::{self, Raft};
 
 /// How long a question to another node may take.
 const ASK_MAX: Duration = Duration::from_secs(2);
-
-/// A node says that it is there.
-#[derive(Clone, Debug)]
-pub struct Beat {
-    /// The node.
-    pub node: NodeId,
-    /// The epoch in which it speaks; zero before it has registered.
-    pub epoch: Epoch,
-    /// What happened on it since the last one that was taken.
-    pub reports: Vec<ReportEvent>,
-}
 
 /// This node's place in its cluster; cheap to clone.
 #[derive(Clone, Debug)]
@@ -123,7 +112,9 @@ impl Cluster {
 
     /// Returns how the consensus of this node reaches its peers.
     pub fn raft_peers(&self) -> raft::Peers {
-        raft::Peers { dialer: self.dialer(), address: self.0.address.clone(), is_joining: self.node() != FOUNDER }
+        // A founder that has known others founds nothing again, even when its log is gone.
+        let is_joining = self.node() != FOUNDER || !self.standing().contacts().is_empty();
+        raft::Peers { dialer: self.dialer(), address: self.0.address.clone(), is_joining }
     }
 
     /// Returns the digest of the certificate of the cluster's authority.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use control_plane::codec;
+use control_plane::controller::Beat;
 use control_plane::model::{Epoch, InstanceId, NodeId, NodeSpec};
 use control_plane::state::{Command, Reply};
 use control_plane::supervisor::{Report, ReportEvent};
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::service::REPORTS_MAX;
 use super::standing::{Contact, StandingError};
-use super::{ASK_MAX, Beat, Cluster};
+use super::{ASK_MAX, Cluster};
 use crate::agent::Phase;
 use crate::auth::{CERTIFICATE_LIFE, NewKey};
 use crate::raft::Raft;
@@ -115,7 +116,7 @@ impl Presence {
         let epoch = self.registered.borrow().unwrap_or_default();
         if self.raft.is_leader() {
             self.tell_newcomer(self.cluster.node());
-            let beat = Beat { node: self.cluster.node(), epoch, reports: self.untold.iter().cloned().collect() };
+            let beat = Beat { node: self.cluster.node(), epoch, events: self.untold.iter().cloned().collect() };
             if self.cluster.take(beat, self.cluster.address().to_owned()).is_ok() {
                 self.untold.clear();
             }

@@ -1,12 +1,14 @@
 //! What a node does for other nodes.
 
 use control_plane::codec;
+use control_plane::controller::Beat;
 use control_plane::model::{Epoch, NodeId};
 use proto::v1;
 use proto::v1::peers_server::{Peers, PeersServer};
 use tonic::{Request, Response, Status};
 
-use super::{Beat, Cluster};
+use super::Cluster;
+use super::admission::digest_of_request;
 use crate::peering::Caller;
 
 /// How many reports come with one beat, at most.
@@ -43,9 +45,12 @@ impl Peers for Answers {
             let leader = leader.and_then(|node| Some(v1::Contact { node: node.0, address: self.0.address_of(node)? }));
             return Ok(Response::new(v1::BeatReply { taken: false, leader }));
         }
-        let reports = reports.into_iter().map(codec::decode_report).collect::<Result<_, _>>();
-        let reports = reports.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        self.0.take(Beat { node, epoch: Epoch(epoch), reports }, address)?;
+        // What a newer node reports and this one does not know must not silence the node.
+        let events = reports.into_iter().filter_map(|report| {
+            let decoded = codec::decode_report(report);
+            decoded.inspect_err(|error| tracing::warn!(%node, %error, "a report is not understood")).ok()
+        });
+        self.0.take(Beat { node, epoch: Epoch(epoch), events: events.collect() }, address)?;
         Ok(Response::new(v1::BeatReply { taken: true, leader: None }))
     }
 
@@ -58,8 +63,9 @@ impl Peers for Answers {
     async fn issue(&self, request: Request<v1::IssueRequest>) -> Result<Response<v1::CertificateReply>, Status> {
         let v1::IssueRequest { request, node } = request.into_inner();
         let node = NodeId(node);
-        // Nobody gets a certificate in the name of a node that is there.
-        if !self.0.raft()?.read(|state| state.admitted.contains_key(&node)) {
+        // Nobody gets a certificate in the name of a node that is there, nor of one that somebody else is to be.
+        let digest = digest_of_request(&request);
+        if !self.0.raft()?.read(|state| state.admitted.get(&node).is_some_and(|known| known.request == digest)) {
             return Err(Status::permission_denied(format!("{node} was not let in just now")));
         }
         let issued = self.0.issue_here(&request, node)?;

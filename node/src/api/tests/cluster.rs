@@ -1,6 +1,6 @@
 //! Who belongs to the cluster, tokens that let machines in, nodes on their way out, and what reads promise.
 
-use control_plane::model::NodeId;
+use control_plane::model::{Digest, NodeId};
 use serde_json::json;
 
 use super::*;
@@ -29,8 +29,10 @@ async fn a_token_lets_as_many_machines_in_as_it_says() {
     let secret = token.secret().hash();
     let kept = *fixture.fake.state.lock().unwrap().invitations.get(&secret).expect("the cluster knows it");
     assert_eq!(kept.expires_at.as_millis(), made["expires_ms"].as_u64().unwrap());
-    fixture.fake.apply(Command::Admit { secret }).unwrap();
-    assert!(fixture.fake.apply(Command::Admit { secret }).is_err(), "it was for one");
+    let admit = |machine: u8| Command::Admit { secret, request: Digest::from_bytes([machine; 32]) };
+    fixture.fake.apply(admit(1)).unwrap();
+    fixture.fake.apply(admit(1)).expect("asking again is no second machine");
+    assert!(fixture.fake.apply(admit(2)).is_err(), "it was for one");
     let joining = fixture.call("GET", "/v1/cluster", "").await.json()["members"][1].clone();
     assert_eq!(
         (&joining["id"], &joining["role"], &joining["status"]),
