@@ -5,7 +5,7 @@
 //! whoever asks needs no leader and no quorum, and may be told of a peer that has changed its mind since. So a peer
 //! refuses what it cannot serve, before it begins, and the next in the order is asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{NodeId, Resources, RevisionId};
 use crate::state::State;
@@ -18,6 +18,8 @@ pub struct Elsewhere {
     /// The other nodes that take calls, and what each may start by itself.
     peers: BTreeMap<NodeId, Resources>,
     revisions: BTreeMap<RevisionId, Known>,
+    /// Nodes that were members once, whose calls nobody takes.
+    removed: BTreeSet<NodeId>,
 }
 
 /// What is known of a revision.
@@ -38,8 +40,9 @@ impl Elsewhere {
             .filter(|(id, node)| **id != here && !node.is_dead)
             .map(|(id, node)| (*id, node.grant))
             .collect();
+        let removed = state.removed.clone();
         if peers.is_empty() {
-            return Self::default();
+            return Self { removed, ..Self::default() };
         }
         let mut revisions = BTreeMap::new();
         for (name, function) in &state.functions {
@@ -54,7 +57,7 @@ impl Elsewhere {
             }
         }
         let grant_here = state.nodes.get(&here).map(|node| node.grant).unwrap_or_default();
-        Self { grant_here, peers, revisions }
+        Self { grant_here, peers, revisions, removed }
     }
 
     /// Returns whether there is any other node at all.
@@ -65,6 +68,11 @@ impl Elsewhere {
     /// Returns whether a node is one of the others that take calls.
     pub fn is_peer(&self, node: NodeId) -> bool {
         self.peers.contains_key(&node)
+    }
+
+    /// Returns whether a node was a member once and is none any more: what it passes on is refused.
+    pub fn is_removed(&self, node: NodeId) -> bool {
+        self.removed.contains(&node)
     }
 
     /// Returns whether a call of a revision that has no instance here had better go to one that a peer has: this node
@@ -110,7 +118,6 @@ impl Elsewhere {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::time::Duration;
 
     use proptest::prelude::*;

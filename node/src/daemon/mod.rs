@@ -24,7 +24,8 @@ use control_plane::raft::Timing;
 use proto::json::{Event, EventKind};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, Instances, Means, SandboxTools, stop_all};
@@ -171,11 +172,11 @@ impl Daemon {
         );
         history::follow(events.clone(), raft.clone(), node, clock.clone(), stop.clone());
 
-        tokio::spawn(take_calls(gateway.clone(), handed_over, stop_gateway.clone()));
         let serving = tokio::spawn({
             let (gateway, stop, grace) = (gateway.clone(), stop_gateway.clone(), config.gateway.drain.0);
             let raft = raft.clone();
-            async move {
+            let for_peers = take_calls(gateway.clone(), handed_over, stop.clone(), grace);
+            let for_callers = async move {
                 // Before that it knows neither what holds nor what it may do: whoever balances calls goes elsewhere.
                 let Some(epoch) = until_registered(registered, &stop).await else { return };
                 raft.read(|state| gateway.set_state(state));
@@ -188,6 +189,9 @@ impl Daemon {
                 if drained.connections_aborted > 0 {
                     tracing::warn!(connections = drained.connections_aborted, "calls were cut off");
                 }
+            };
+            async move {
+                tokio::join!(for_callers, for_peers);
             }
         });
         let platform = Local {
@@ -325,12 +329,29 @@ async fn stand(config: &Config, folder: &Path, clock: &Clock) -> Result<(Standin
     Ok((standing, seen))
 }
 
-/// Serves the calls that peers hand over, each connection of theirs in a task of its own.
-async fn take_calls(gateway: Gateway, mut handed_over: mpsc::Receiver<PeerStream>, stop: CancellationToken) {
-    while let Some(stream) = handed_over.recv().await {
-        let Some(peer) = stream.peer() else { continue };
-        let (gateway, stop) = (gateway.clone(), stop.clone());
-        tokio::spawn(async move { gateway.serve_peer(stream, peer.node, stop).await });
+/// Serves the calls that peers hand over until `stop`, each connection of theirs in a task of its own, and then for as long
+/// as those in flight take, `grace` at most.
+async fn take_calls(
+    gateway: Gateway,
+    mut handed_over: mpsc::Receiver<PeerStream>,
+    stop: CancellationToken,
+    grace: Duration,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => {}
+            stream = handed_over.recv() => {
+                let Some(stream) = stream else { break };
+                let Some(peer) = stream.peer() else { continue };
+                let (gateway, stop) = (gateway.clone(), stop.clone());
+                connections.spawn(async move { gateway.serve_peer(stream, peer.node, stop).await });
+            }
+        }
+    }
+    if timeout(grace, async { while connections.join_next().await.is_some() {} }).await.is_err() {
+        tracing::warn!(connections = connections.len(), "calls that peers passed on were cut off");
     }
 }
 

@@ -93,9 +93,9 @@ impl Inbound {
         Self { body, limit, meter }
     }
 
-    /// Returns whether the body was cut off at its limit.
-    pub(super) fn is_overlong(&self) -> bool {
-        self.meter.is_overlong()
+    /// Returns the limit at which the body was cut off, if it was.
+    pub(super) fn overlong(&self) -> Option<u64> {
+        self.meter.is_overlong().then_some(self.limit)
     }
 }
 

@@ -19,7 +19,7 @@ use super::failure::{CallFailure, ERROR_HEADER};
 use super::forward::{self, REQUEST_ID};
 use super::invoke::{live, no_function};
 use super::lease::Lease;
-use super::peers::{Replay, Seat};
+use super::peers::{HOP, Replay, Seat};
 use super::record::{CallRecord, Ongoing};
 use super::run::{Answer, Call};
 use crate::clock;
@@ -64,8 +64,9 @@ impl Answered {
             }
             Err(failure) => return sent(failure.to_response().map(|bytes| ReplyBody::whole(bytes, ongoing))),
         };
-        // Only gateways say whose fault an error is.
+        // Only gateways say whose fault an error is, and what there is to tell of a call.
         response.headers_mut().remove(ERROR_HEADER);
+        response.headers_mut().remove(HOP);
         sent(response)
     }
 }

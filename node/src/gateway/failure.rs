@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use control_plane::dispatch::{DeclineReason, Refusal};
-use control_plane::model::{FunctionName, InstanceFailure, RevisionId};
+use control_plane::model::{FunctionName, InstanceFailure, NodeId, RevisionId};
 use control_plane::route::MethodSet;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
@@ -114,6 +114,9 @@ pub enum CallFailure {
         /// The function.
         function: FunctionName,
     },
+    /// The node that passes the call on is not a member of the cluster any more.
+    #[error("{0} is not a member of this cluster any more")]
+    Removed(NodeId),
     /// The function failed and said how.
     #[error("the function failed: {0}")]
     Function(ErrorReport),
@@ -164,7 +167,8 @@ impl CallFailure {
             | Self::NeverStarted { .. }
             | Self::Waited { .. }
             | Self::NoCapacity { .. }
-            | Self::Retired { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::Retired { .. }
+            | Self::Removed(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Function(_) | Self::Instance(_) => StatusCode::BAD_GATEWAY,
             Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -187,7 +191,8 @@ impl CallFailure {
             | Self::QueueFull { .. }
             | Self::Waited { .. }
             | Self::NoCapacity { .. }
-            | Self::Retired { .. } => CallOutcome::Refused,
+            | Self::Retired { .. }
+            | Self::Removed(_) => CallOutcome::Refused,
             Self::Function(_) => CallOutcome::FunctionError,
             Self::Instance(_) => CallOutcome::InstanceError,
             Self::TimedOut { .. } => CallOutcome::TimedOut,
@@ -212,6 +217,7 @@ impl CallFailure {
             | Self::Waited { .. }
             | Self::NoCapacity { .. }
             | Self::Retired { .. }
+            | Self::Removed(_)
             | Self::Function(_)
             | Self::Instance(_)
             | Self::TimedOut { .. } => None,
@@ -252,7 +258,8 @@ impl CallFailure {
             | Self::QueueFull { .. }
             | Self::Waited { .. }
             | Self::NoCapacity { .. }
-            | Self::Retired { .. } => {
+            | Self::Retired { .. }
+            | Self::Removed(_) => {
                 headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
             }
             Self::NoFunction { .. }

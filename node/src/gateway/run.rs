@@ -76,7 +76,11 @@ impl Core {
                     return Ok(lease);
                 }
                 Err(Refusal::Declined(DeclineReason::Retired)) if self.reroute(call) => {}
-                Err(refusal) => return Err(CallFailure::refused(call.function, self.limits.queue_wait, refusal)),
+                Err(refusal) => {
+                    // A peer may have it yet, and this was waiting too.
+                    call.record.phases.waited(since.elapsed(), None);
+                    return Err(CallFailure::refused(call.function, self.limits.queue_wait, refusal));
+                }
             }
         }
         Err(CallFailure::Retired { function: call.function.clone() })

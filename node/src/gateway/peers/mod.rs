@@ -127,6 +127,11 @@ impl Core {
         known.has_peers().then_some((peers, known))
     }
 
+    /// Returns whether a node was a member once and is none any more.
+    fn is_removed(&self, node: NodeId) -> bool {
+        self.peers.as_ref().is_some_and(|peers| peers.known().is_removed(node))
+    }
+
     /// Returns whether a call may end up at a peer.
     pub(super) fn may_go_away(&self, call: &Call<'_>) -> bool {
         self.peers_for(call).is_some()

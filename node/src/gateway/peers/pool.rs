@@ -32,6 +32,9 @@ const SHUNNED_FOR: Duration = Duration::from_secs(1);
 /// The most resets of one connection that are remembered at once: callers that go away come in bursts.
 const RESETS_MAX: usize = 1000;
 
+/// The longest head of an answer, in bytes: what a function here may answer, and what the peer adds to it.
+const ANSWER_HEAD_MAX: u32 = 512 << 10;
+
 /// A connection to a peer: bytes both ways.
 pub trait PeerIo: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -96,8 +99,10 @@ impl Pool {
         let mut sender = match self.sender(node).await {
             Ok(sender) => sender,
             Err(error) => {
-                tracing::warn!(peer = %node, %error, "a peer cannot be reached");
-                self.shunned().insert(node, Instant::now() + SHUNNED_FOR);
+                if !self.is_shunned(node) {
+                    tracing::warn!(peer = %node, %error, "a peer cannot be reached");
+                    self.shunned().insert(node, Instant::now() + SHUNNED_FOR);
+                }
                 return Err(Undone::Unseen);
             }
         };
@@ -117,6 +122,10 @@ impl Pool {
         let mut open = slot.lock().await;
         if let Some(sender) = open.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
+        }
+        // Somebody who waited here before has just found out.
+        if self.is_shunned(node) {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "it could not be reached a moment ago"));
         }
         let dialing = async {
             let io = self.dial.dial(node).await?;
@@ -143,6 +152,7 @@ fn builder() -> http2::Builder<TokioExecutor> {
         .initial_connection_window_size(connection_window)
         .max_send_buf_size(SEND_BUFFER_MAX)
         .max_concurrent_reset_streams(RESETS_MAX)
+        .max_header_list_size(ANSWER_HEAD_MAX)
         .keep_alive_interval(ping_interval)
         .keep_alive_timeout(ping_timeout)
         .keep_alive_while_idle(true);

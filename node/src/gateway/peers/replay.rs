@@ -102,11 +102,11 @@ impl Replay {
         }
     }
 
-    /// Returns whether the body was cut off at its limit.
-    pub(in crate::gateway) fn is_overlong(&self) -> bool {
+    /// Returns the limit at which the body was cut off, if it was.
+    pub(in crate::gateway) fn overlong(&self) -> Option<u64> {
         match self {
-            Self::Whole(_) => false,
-            Self::Coming(coming) => lock(coming).source.is_overlong(),
+            Self::Whole(_) => None,
+            Self::Coming(coming) => lock(coming).source.overlong(),
         }
     }
 

@@ -119,13 +119,15 @@ impl Core {
             let Some(lent) = body.lend() else { break };
             let since = Instant::now();
             let request = Request::from_parts(parts.clone(), lent);
-            let Ok(sent) = timeout_at(deadline, peers.pool.send(peer, request)).await else {
-                return Err(CallFailure::TimedOut { limit });
-            };
+            // A caller that goes away meanwhile ends the call at the peer, which counts it then.
+            call.record.served_by = Some(peer);
+            let sent = timeout_at(deadline, peers.pool.send(peer, request)).await;
+            call.record.served_by = None;
             let mut response = match sent {
-                Ok(response) => response,
-                Err(Undone::Unseen) => continue,
-                Err(Undone::Lost(error)) => return Err(self.lost(peers, peer, body, &error)),
+                Ok(Ok(response)) => response,
+                Ok(Err(Undone::Unseen)) => continue,
+                Ok(Err(Undone::Lost(error))) => return Err(self.lost(peers, peer, body, &error)),
+                Err(_) => return Err(CallFailure::TimedOut { limit }),
             };
             let told = response.headers_mut().remove(HOP).as_ref().and_then(Told::parse);
             match told {
@@ -143,8 +145,8 @@ impl Core {
 
     /// Says why a call that a peer has had does not have an answer.
     fn lost(&self, peers: &Peers, peer: NodeId, body: &Replay, error: &hyper::Error) -> CallFailure {
-        if body.is_overlong() {
-            return CallFailure::TooLarge { limit: self.limits.stream_body_max };
+        if let Some(limit) = body.overlong() {
+            return CallFailure::TooLarge { limit };
         }
         if body.is_broken() {
             return CallFailure::BadRequest("the request ended within its body");
@@ -163,6 +165,7 @@ impl Core {
             Some(Turned::Unknown) => {
                 "this node has no room for an instance, and its peers do not serve the revision yet"
             }
+            Some(Turned::Removed) => "this node is not a member of its cluster any more",
             None => "this node has no room for an instance, and no peer that might is reached",
         };
         CallFailure::NoCapacity { function, reason: reason.to_owned() }

@@ -95,6 +95,8 @@ impl Core {
         let mut ongoing = Ongoing::new(record, Arc::clone(&self.observer), None);
         let record = &mut *ongoing.record;
         let answered = match ask.filter(|_| named.is_some()) {
+            // Its certificate was good when it connected, and connections outlive membership.
+            Some(_) if self.is_removed(peer) => Err(CallFailure::Removed(peer)),
             Some(ask) => self.answer_forwarded(peer, id, record, &ask, parts, body).await,
             None => Err(CallFailure::BadRequest("the request is not one of a gateway")),
         };

@@ -89,10 +89,12 @@ pub(in crate::gateway) enum Turned {
     Waited,
     /// It does not serve the revision, or not yet.
     Unknown,
+    /// It knows that whoever asks is not a member of the cluster any more.
+    Removed,
 }
 
 impl Turned {
-    const ALL: [Self; 4] = [Self::NoCapacity, Self::QueueFull, Self::Waited, Self::Unknown];
+    const ALL: [Self; 5] = [Self::NoCapacity, Self::QueueFull, Self::Waited, Self::Unknown, Self::Removed];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -100,6 +102,7 @@ impl Turned {
             Self::QueueFull => "queue-full",
             Self::Waited => "waited",
             Self::Unknown => "unknown",
+            Self::Removed => "removed",
         }
     }
 
@@ -112,6 +115,7 @@ impl Turned {
             CallFailure::NoFunction { .. } | CallFailure::NoRevision(_) | CallFailure::Retired { .. } => {
                 Some(Self::Unknown)
             }
+            CallFailure::Removed(_) => Some(Self::Removed),
             CallFailure::NotFound { .. }
             | CallFailure::MethodNotAllowed { .. }
             | CallFailure::BadRequest(_)

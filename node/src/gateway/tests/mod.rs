@@ -254,7 +254,7 @@ fn text(text: String) -> Answer {
     Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// Answers `/echo` with the body, `/hang` never, `/fail` with 500, and everything else with its name and what it was told.
+/// Answers `/echo` with the body, `/hang` never, `/fail` with 500, `/long-head` with a long head, and everything else with its name and what it was told.
 async fn answer(
     name: &str,
     seen: mpsc::UnboundedSender<Seen>,
@@ -267,6 +267,10 @@ async fn answer(
         "/hang" => {
             let _guard = Guard(seen);
             pending().await
+        }
+        "/long-head" => {
+            let response = Response::builder().header("x-long", "l".repeat(30_000)).header("x-hearth-hop", "answered");
+            response.body(text(name.to_owned())).unwrap()
         }
         "/fail" => {
             let response = Response::builder().status(500).header("x-hearth-hop", "turned no-capacity");
