@@ -3,6 +3,7 @@
 //! The number follows Raft's arithmetic: an even voter adds a way to fail and no failure that is survived. So there are 1, 3 or
 //! 5 voters, spread over zones, and a cluster of two nodes has one.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -99,17 +100,27 @@ impl Voters {
         let reachable = odd(kept.len() + spare.len() + lost.len()).min(most);
         // Fewer vote only where nodes have left, never because some are dead: that would lower what a majority is.
         while kept.len() + lost.len() > reachable.max(1) {
-            // Whoever is lost goes first, then the highest id.
+            // Whoever is lost goes first, then whoever shares its zone with most, then the highest id.
             if lost.pop().is_none() {
-                let last = kept.iter().copied().rfind(|node| *node != leader)?;
+                let zones = zones(&kept, nodes);
+                let others = kept.iter().filter(|node| **node != leader);
+                let last = others.max_by_key(|node| (sharing(&zones, node, nodes), **node)).copied()?;
                 kept.remove(&last);
             }
         }
         while kept.len() < reachable && !spare.is_empty() {
-            let taken: BTreeSet<&str> = kept.iter().filter_map(|node| Some(nodes.get(node)?.zone.as_str())).collect();
-            let is_new = |node: &&NodeId| nodes.get(node).is_some_and(|voice| !taken.contains(voice.zone.as_str()));
-            let next = spare.iter().find(is_new).or_else(|| spare.first()).copied()?;
+            let next = newcomer(&zones(&kept, nodes), &spare, nodes).or_else(|| spare.first().copied())?;
             spare.remove(&next);
+            kept.insert(next);
+        }
+        // Zones may have come since: whoever shares one makes room for a node in a zone where nobody votes.
+        let counts = zones(&kept, nodes);
+        let doubled = kept.iter().filter(|node| **node != leader && sharing(&counts, node, nodes) > 1);
+        if let Some(doubled) = doubled.max().copied()
+            && let Some(next) = newcomer(&counts, &spare, nodes)
+        {
+            spare.remove(&next);
+            kept.remove(&doubled);
             kept.insert(next);
         }
         // A dead voter that nobody can stand in for goes on counting.
@@ -123,8 +134,51 @@ impl Voters {
     }
 }
 
+/// A voter that may lead next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Which node.
+    pub node: NodeId,
+    /// How far its log reaches.
+    pub reached: u64,
+    /// Whether it was declared dead.
+    pub is_dead: bool,
+    /// Whether it is on its way out.
+    pub is_draining: bool,
+}
+
+/// Returns who is to lead next: of those that live, one that stays, then the one whose log reaches furthest.
+pub fn successor(candidates: &[Candidate]) -> Option<NodeId> {
+    let living = candidates.iter().filter(|candidate| !candidate.is_dead);
+    let best = living.max_by_key(|candidate| (!candidate.is_draining, candidate.reached, Reverse(candidate.node)));
+    best.map(|candidate| candidate.node)
+}
+
 fn votes(voice: &Voice) -> bool {
     voice.known.as_ref().is_some_and(|known| known.is_voter)
+}
+
+/// Counts the voters of each zone.
+fn zones<'a>(voting: &BTreeSet<NodeId>, nodes: &'a BTreeMap<NodeId, Voice>) -> BTreeMap<&'a str, usize> {
+    let mut counts = BTreeMap::new();
+    for voice in voting.iter().filter_map(|node| nodes.get(node)) {
+        *counts.entry(voice.zone.as_str()).or_default() += 1;
+    }
+    counts
+}
+
+/// Returns how many vote in the zone of a node.
+fn sharing(counts: &BTreeMap<&str, usize>, node: &NodeId, nodes: &BTreeMap<NodeId, Voice>) -> usize {
+    nodes.get(node).and_then(|voice| counts.get(voice.zone.as_str()).copied()).unwrap_or(0)
+}
+
+/// Returns the first node that may vote and stands in a zone where nobody does.
+fn newcomer(
+    counts: &BTreeMap<&str, usize>,
+    spare: &BTreeSet<NodeId>,
+    nodes: &BTreeMap<NodeId, Voice>,
+) -> Option<NodeId> {
+    spare.iter().find(|node| sharing(counts, node, nodes) == 0).copied()
 }
 
 fn can_vote(voice: &Voice) -> bool {
@@ -238,6 +292,31 @@ mod tests {
     }
 
     #[test]
+    fn a_zone_that_comes_later_gets_a_voter_and_the_last_to_go_share_none() {
+        let mut nodes = cluster(7);
+        for (node, zone) in [(1, "a"), (2, "a"), (3, "b"), (4, "b"), (5, "c"), (6, "c"), (7, "c")] {
+            nodes.get_mut(&NodeId(node)).unwrap().zone = zone.to_owned();
+        }
+        let mut voters = Voters::default();
+        let late: Vec<(NodeId, Voice)> = [5, 6, 7].map(|node| nodes.remove_entry(&NodeId(node)).unwrap()).into();
+        settle(&mut voters, at(0), &mut nodes);
+        assert_eq!(voting(&nodes), [1, 2, 3]);
+        nodes.extend(late.into_iter().take(1));
+        settle(&mut voters, at(0), &mut nodes);
+        assert_eq!(voting(&nodes), [1, 3, 5]);
+
+        nodes.extend([(NodeId(6), Voice { zone: "b".to_owned(), ..voice(6) })]);
+        nodes.extend([(NodeId(7), Voice { zone: "b".to_owned(), ..voice(7) })]);
+        settle(&mut voters, at(0), &mut nodes);
+        assert_eq!(voting(&nodes), [1, 2, 3, 4, 5], "of seven, five");
+        for node in [6, 7] {
+            nodes.get_mut(&NodeId(node)).unwrap().is_member = false;
+        }
+        settle(&mut voters, at(0), &mut nodes);
+        assert_eq!(voting(&nodes), [1, 3, 5]);
+    }
+
+    #[test]
     fn a_dead_voter_is_replaced_after_a_while_and_only_if_somebody_can() {
         let mut voters = Voters::default();
         let mut nodes = cluster(3);
@@ -258,6 +337,21 @@ mod tests {
         assert_eq!(voting(&nodes), [1, 2, 4]);
         settle(&mut voters, at(70), &mut nodes);
         assert_eq!(voting(&nodes), [1, 2, 3]);
+    }
+
+    #[test]
+    fn whoever_lives_and_stays_and_has_most_leads_next() {
+        let candidate =
+            |node: u32, reached: u64| Candidate { node: NodeId(node), reached, is_dead: false, is_draining: false };
+        assert_eq!(successor(&[]), None);
+        assert_eq!(successor(&[candidate(2, 7), candidate(3, 9)]), Some(NodeId(3)));
+        assert_eq!(successor(&[candidate(2, 9), candidate(3, 9)]), Some(NodeId(2)));
+        let dead = Candidate { is_dead: true, ..candidate(3, 9) };
+        assert_eq!(successor(&[candidate(2, 7), dead]), Some(NodeId(2)));
+        assert_eq!(successor(&[dead]), None);
+        let leaving = Candidate { is_draining: true, ..candidate(3, 9) };
+        assert_eq!(successor(&[candidate(2, 7), leaving]), Some(NodeId(2)));
+        assert_eq!(successor(&[leaving]), Some(NodeId(3)));
     }
 
     #[test]
@@ -321,6 +415,14 @@ mod tests {
             prop_assert!(after.contains(&LEADER.0));
             prop_assert!(nodes.values().all(|voice| voice.is_member || voice.known.is_none()), "{:?}", nodes);
             prop_assert!(after.len() <= 5, "{:?}", after);
+            let zone = |node: u32| nodes[&NodeId(node)].zone.as_str();
+            let taken: BTreeSet<&str> = after.iter().map(|node| zone(*node)).collect();
+            let is_left_out = |(node, voice): (&NodeId, &Voice)| {
+                can_vote(voice) && !after.contains(&node.0) && !taken.contains(voice.zone.as_str())
+            };
+            let shares = |node: &&u32| after.iter().filter(|other| zone(**other) == zone(**node)).count() > 1;
+            let is_spread = !nodes.iter().any(is_left_out) || !after.iter().any(|node| *node != LEADER.0 && shares(&node));
+            prop_assert!(is_spread, "{:?} of {:?}", after, nodes);
             if nobody_leaves {
                 let most = if nodes.len() >= FIVE_FROM { 5 } else { 3 };
                 prop_assert!(after.len() / 2 >= before.len().min(most).saturating_sub(1) / 2, "{:?} after {:?}", after, before);

@@ -25,6 +25,8 @@ pub(super) struct Zone<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Machines<'a> {
     pub(super) ids: Vec<NodeId>,
+    /// How many there are besides, which take nothing: they are drained or dead.
+    pub(super) left_out: usize,
     pub(super) labels: Vec<&'a BTreeMap<String, String>>,
     cpu: Vec<MilliCpu>,
     memory: Vec<Bytes>,
@@ -81,6 +83,7 @@ impl<'a> Machines<'a> {
         }
         let mut machines = Self {
             ids: Vec::with_capacity(count),
+            left_out: state.nodes.len() - count,
             labels: Vec::with_capacity(count),
             cpu: Vec::with_capacity(count),
             memory: Vec::with_capacity(count),

@@ -77,7 +77,7 @@ impl<'a> Planner<'a> {
     ///
     /// What was planned before counts as placed. An ask for a revision that the state does not know fits nowhere.
     pub fn plan(&mut self, asks: &[Ask]) -> Vec<Result<NodeId, NoFit>> {
-        let unknown = || NoFit { needed: Resources::default(), classes: BTreeMap::new() };
+        let unknown = || NoFit { needed: Resources::default(), classes: BTreeMap::new(), left_out: 0 };
         let mut answers: Vec<Result<NodeId, NoFit>> = Vec::new();
         answers.resize_with(asks.len(), || Err(unknown()));
         let mut kinds = self.kinds(asks);

@@ -53,8 +53,10 @@ pub struct Class {
 pub struct NoFit {
     /// What was needed.
     pub needed: Resources,
-    /// All nodes, by what keeps the instance off them.
+    /// All nodes that take instances, by what keeps this one off them.
     pub classes: BTreeMap<Obstacle, Class>,
+    /// How many nodes take none, because they are drained or dead.
+    pub left_out: usize,
 }
 
 impl NoFit {
@@ -86,7 +88,7 @@ impl NoFit {
                 }
             }
         }
-        Self { needed, classes }
+        Self { needed, classes, left_out: machines.left_out }
     }
 }
 
@@ -126,8 +128,11 @@ impl fmt::Display for Lack<'_> {
 
 impl fmt::Display for NoFit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.classes.is_empty() {
-            return f.write_str("no node has registered");
+        match (self.classes.is_empty(), self.left_out) {
+            (true, 0) => return f.write_str("no node has registered"),
+            (true, 1) => return f.write_str("the only node is drained or dead"),
+            (true, count) => return write!(f, "all {count} nodes are drained or dead"),
+            (false, _) => {}
         }
         write!(f, "an instance needs {}", self.needed)?;
         for (obstacle, class) in &self.classes {
@@ -156,6 +161,10 @@ impl fmt::Display for NoFit {
                 }
             }
         }
-        Ok(())
+        match self.left_out {
+            0 => Ok(()),
+            1 => f.write_str("; 1 node is drained or dead"),
+            count => write!(f, "; {count} nodes are drained or dead"),
+        }
     }
 }

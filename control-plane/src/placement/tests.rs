@@ -281,6 +281,17 @@ fn a_reason_says_what_would_help() {
 }
 
 #[test]
+fn a_reason_counts_the_nodes_that_take_nothing() {
+    let nodes = vec![(resources(1000, 100), labels(&[])), (resources(1000, 900), labels(&[]))];
+    let mut state = cluster(nodes, vec![function(0, resources(500, 256), Constraints::default())]);
+    let why = |state: &State| Planner::of(state).plan(&[ask(0)]).remove(0).expect_err("nothing fits").to_string();
+    state.nodes.get_mut(&NodeId(2)).expect("it is there").is_draining = true;
+    assert!(why(&state).ends_with("had memory 156Mi more; 1 node is drained or dead"), "{}", why(&state));
+    state.nodes.get_mut(&NodeId(1)).expect("it is there").is_dead = true;
+    assert_eq!(why(&state), "all 2 nodes are drained or dead");
+}
+
+#[test]
 fn a_zone_that_is_full_holds_the_others_back() {
     let nodes =
         vec![(resources(1000, 900), labels(&[("zone", "a")])), (resources(1000, 100), labels(&[("zone", "b")]))];

@@ -12,8 +12,7 @@ pub fn violations(state: &State) -> Vec<String> {
         if !sum.fits(&node.spec.capacity) {
             found.push(format!("{id} holds and grants {sum}, its capacity is {}", node.spec.capacity));
         }
-        let has_something =
-            node.grant != Resources::default() || state.placements.values().any(|held| held.node == *id);
+        let has_something = node.grant != Resources::default() || held.contains_key(id);
         if node.is_dead && has_something {
             found.push(format!("{id} is dead and has a grant or placements"));
         }

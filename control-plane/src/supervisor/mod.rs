@@ -66,6 +66,8 @@ pub enum Role {
 pub enum Input {
     /// The applied state changed.
     Desired(Desired),
+    /// The applied state says that this node is not a member of its cluster any more.
+    Removed,
     /// A dispatch wants this many instances of a revision to be starting.
     Wanted {
         /// The revision.
@@ -277,6 +279,7 @@ impl Supervisor {
         let mut effects = Vec::new();
         match input {
             Input::Desired(desired) => self.take_desired(now, desired),
+            Input::Removed => self.take_removed(),
             Input::Wanted { revision, starting } => {
                 self.wanted.insert(revision, starting);
             }
@@ -349,6 +352,17 @@ impl Supervisor {
         }
         self.has_moved = true;
         self.desired = Some(desired);
+    }
+
+    /// Nothing is to run here any more, and nobody is asked about it.
+    fn take_removed(&mut self) {
+        let Some(desired) = &mut self.desired else { return };
+        (desired.is_dead, desired.grant) = (true, Resources::default());
+        desired.placements.clear();
+        for local in self.instances.values_mut() {
+            local.agreement = Agreement::Placed;
+        }
+        self.has_moved = true;
     }
 
     fn started(&mut self, now: Timestamp, instance: InstanceId, effects: &mut Vec<Effect>) {

@@ -103,6 +103,35 @@ fn a_failing_start_is_declined_and_waits_before_it_is_tried_again() {
 }
 
 #[test]
+fn a_node_that_was_given_up_proposes_nothing_and_wakes_for_nothing() {
+    let mut supervisor = supervisor(1000);
+    supervisor.on_input(at(1), wanted(1));
+    supervisor.on_input(at(2), Input::Started { instance: granted(1) });
+    let due = supervisor.wake_at().expect("an adoption is due");
+    assert_eq!(supervisor.on_input(at(3), Input::Desired(Desired { is_dead: true, ..desired_with(0) })), []);
+    assert_eq!(supervisor.on_input(due, Input::Woke), []);
+    assert_eq!(supervisor.wake_at(), None, "until it has registered again");
+}
+
+#[test]
+fn a_node_that_was_removed_drains_all_it_has_and_starts_nothing() {
+    let mut supervisor = supervisor(1000);
+    supervisor.on_input(at(1), wanted(1));
+    supervisor.on_input(at(2), Input::Started { instance: granted(1) });
+    let drain = Effect::Drain { instance: granted(1), revision: revision() };
+    assert_eq!(supervisor.on_input(at(3), Input::Removed), [drain]);
+    let effects = supervisor.on_input(at(4), wanted(1));
+    assert!(matches!(&effects[..], [Effect::Decline { .. }]), "{effects:?}");
+    let mut at_last = Vec::new();
+    for _ in 0..10 {
+        let Some(due) = supervisor.wake_at() else { break };
+        at_last.extend(supervisor.on_input(due, Input::Woke));
+    }
+    assert_eq!(at_last, [Effect::Stop { instance: granted(1) }], "nobody is asked to adopt it");
+    assert_eq!(supervisor.wake_at(), None);
+}
+
+#[test]
 fn what_the_state_does_not_place_any_more_drains_and_stops() {
     let mut supervisor = supervisor(1000);
     let placed = InstanceId::placed(1);

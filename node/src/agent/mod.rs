@@ -266,10 +266,10 @@ impl Driver {
         let node = self.means.node;
         let wanted = self.means.raft.read(|state| {
             self.means.gateway.set_state(state);
-            desired(state, node)
+            if state.removed.contains(&node) { Some(Input::Removed) } else { desired(state, node).map(Input::Desired) }
         });
-        if let Some(desired) = wanted {
-            self.feed(Input::Desired(desired));
+        if let Some(input) = wanted {
+            self.feed(input);
         }
     }
 

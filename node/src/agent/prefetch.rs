@@ -100,11 +100,15 @@ impl Prefetch {
             return;
         }
         for image in self.raft.read(of_python) {
-            match self.images.rootfs(&image).await {
-                Ok(root) if root.captured.is_empty() => {}
-                Ok(_) | Err(_) => continue,
+            // What is on its way is looked at when it is here.
+            if !self.images.has(&image) {
+                continue;
             }
+            let Ok(root) = self.images.rootfs(&image).await else { continue };
             self.has_captured = true;
+            if !root.captured.is_empty() {
+                return;
+            }
             match self.images.capture(Capture::Python3, "python3".to_owned()).await {
                 Ok(base) => tracing::debug!(%base, "captured this machine's Python"),
                 Err(error) => {

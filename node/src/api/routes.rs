@@ -1,7 +1,7 @@
 //! Which request is answered by what: the one table of paths and methods.
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use axum::middleware::{Next, from_fn_with_state};
@@ -121,9 +121,10 @@ const CONSISTENCY: HeaderName = HeaderName::from_static("x-hearth-consistency");
 
 /// Returns whether a request reads what the cluster has agreed on.
 fn is_of_state(request: &Request) -> bool {
-    let path = request.uri().path();
-    let is_read = ["/v1/apps", "/v1/functions", "/v1/nodes"].iter().any(|prefix| path.starts_with(prefix));
-    *request.method() == Method::GET && is_read && !path.ends_with("/logs")
+    // The pattern, not the path: a function may be called `logs`.
+    let Some(route) = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) else { return false };
+    let is_read = ["/v1/apps", "/v1/functions", "/v1/nodes"].iter().any(|prefix| route.starts_with(prefix));
+    *request.method() == Method::GET && is_read && !route.ends_with("/logs")
 }
 
 async fn unknown_path(uri: Uri) -> Refusal {

@@ -254,11 +254,6 @@ impl Identity {
         &self.certificate.der
     }
 
-    /// Returns the certificate of the cluster's authority, in DER.
-    pub fn authority_der(&self) -> &CertificateDer<'static> {
-        &self.authority.der
-    }
-
     pub(super) fn authority_certificate(&self) -> &AuthorityCertificate {
         &self.authority
     }

@@ -1,25 +1,43 @@
 //! What a node does for machines that have no good certificate: it lets in whoever shows a secret, and takes back members.
 
+use std::io;
+
 use control_plane::model::{Digest, NodeId};
 use control_plane::state::{Command, NotInvited, Rejection, Reply};
+use futures_util::{Stream, StreamExt};
 use proto::v1;
 use proto::v1::join_server::{Join, JoinServer};
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
-use tonic::service::Routes;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-use super::{ASK_MAX, Cluster};
+use super::{ASK_MAX, Cluster, ENTER_MAX};
 use crate::auth::{CERTIFICATE_LIFE, IssueError, Secret};
+use crate::peering::PeerStream;
 use crate::raft::{ProposeError, Raft};
+
+/// How many requests a machine that comes in has open at once.
+const STREAMS_MAX: u32 = 4;
 
 /// Answers whoever has no certificate.
 struct Admission(Cluster);
 
-/// Returns the service.
-pub(super) fn routes(cluster: &Cluster) -> Routes {
-    Routes::new(JoinServer::new(Admission(cluster.clone())))
+/// Answers machines that come in until `stop`; they have nothing to be known by, and may show a secret or an ended certificate.
+pub(super) async fn serve(
+    cluster: Cluster,
+    incoming: impl Stream<Item = PeerStream> + Send + 'static,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let serving = Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_connection_age(ENTER_MAX)
+        .max_connection_age_grace(ASK_MAX)
+        .add_service(JoinServer::new(Admission(cluster)))
+        .serve_with_incoming_shutdown(incoming.map(Ok::<_, io::Error>), stop.cancelled_owned());
+    serving.await
 }
 
 #[tonic::async_trait]

@@ -1,6 +1,6 @@
 //! What runs on all nodes, asked of each.
 
-use control_plane::model::{NodeId, Purpose};
+use control_plane::model::NodeId;
 use futures_util::future::join_all;
 use proto::json;
 use proto::v1;
@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use super::{ASK_MAX, Cluster};
 use crate::agent::{InstanceView, Phase};
+use crate::api::body::write_purpose;
 
 impl Cluster {
     /// Returns what runs on this node.
@@ -17,13 +18,11 @@ impl Cluster {
         measured.map(|view| on_wire(node, traffic.in_flight_on(view.instance), view)).collect()
     }
 
-    /// Returns what runs on all nodes; what runs on one that does not answer is missing.
+    /// Returns what runs on all nodes; what runs on one that is dead or does not answer is missing.
     pub async fn instances(&self) -> Vec<json::Instance> {
         let mut all = self.instances_here();
         let Some(raft) = self.0.raft.get() else { return all };
-        let members = raft.members();
-        let others = members.voters.into_iter().chain(members.learners).filter(|(node, _)| *node != self.node());
-        let asked = others.map(|(node, address)| async move {
+        let asked = self.living_others(raft).into_iter().map(|(node, address)| async move {
             let mut peer = self.ask(raft, node, &address);
             match timeout(ASK_MAX, peer.instances(v1::InstancesRequest {})).await {
                 Ok(Ok(reply)) => reply.into_inner().instances,
@@ -53,11 +52,7 @@ fn on_wire(node: NodeId, in_flight: u16, view: InstanceView) -> json::Instance {
             Phase::Draining => json::InstancePhase::Draining,
             Phase::Stopping => json::InstancePhase::Stopping,
         },
-        purpose: match view.purpose {
-            Purpose::Demand => json::Purpose::Demand,
-            Purpose::Verify => json::Purpose::Verify,
-            Purpose::Minimum => json::Purpose::Minimum,
-        },
+        purpose: write_purpose(view.purpose),
         since_ms: view.since.as_millis(),
         in_flight: in_flight.into(),
         memory_bytes: view.memory_bytes,

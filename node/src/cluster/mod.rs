@@ -150,8 +150,7 @@ impl Cluster {
         };
         tokio::spawn(told(raft::serve(incoming, routes, check, stop.clone())));
         let joining = futures_util::stream::poll_fn(move |context| join.poll_recv(context));
-        // Whoever joins has nothing to be known by; all it may do is show a secret.
-        tokio::spawn(told(raft::serve(joining, admission::routes(self), |_| true, stop.clone())));
+        tokio::spawn(told(admission::serve(self.clone(), joining, stop.clone())));
         tokio::spawn(voters::run(self.clone(), raft.clone(), stop.clone()));
         visitors.calls
     }
@@ -160,6 +159,17 @@ impl Cluster {
     pub fn address_of(&self, node: NodeId) -> Option<String> {
         let members = self.0.raft.get()?.members();
         members.voters.get(&node).or_else(|| members.learners.get(&node)).cloned()
+    }
+
+    /// Returns the other nodes that nobody declared dead, and where they are reached.
+    fn living_others(&self, raft: &Raft) -> Vec<(NodeId, String)> {
+        let members = raft.members();
+        let dead: BTreeSet<NodeId> = raft.read(|state| {
+            let dead = state.nodes.iter().filter(|(_, node)| node.is_dead);
+            dead.map(|(id, _)| *id).collect()
+        });
+        let all = members.voters.into_iter().chain(members.learners);
+        all.filter(|(node, _)| *node != self.node() && !dead.contains(node)).collect()
     }
 
     fn ask(&self, raft: &Raft, node: NodeId, address: &str) -> PeersClient<Channel> {
@@ -189,13 +199,7 @@ impl Dial for Cluster {
 impl ImagePeers for Cluster {
     fn peers(&self) -> Vec<ImagePeer> {
         let Some(raft) = self.0.raft.get() else { return Vec::new() };
-        let members = raft.members();
-        let dead: BTreeSet<NodeId> = raft.read(|state| {
-            let dead = state.nodes.iter().filter(|(_, node)| node.is_dead);
-            dead.map(|(id, _)| *id).collect()
-        });
-        let all = members.voters.into_iter().chain(members.learners);
-        let others = all.filter(|(node, _)| *node != self.node() && !dead.contains(node));
+        let others = self.living_others(raft).into_iter();
         others.map(|(node, address)| ImagePeer { node, channel: raft.peer_for_bulk(node, &address) }).collect()
     }
 }
@@ -206,7 +210,7 @@ fn admits(raft: &Raft, node: NodeId) -> bool {
     raft.read(|state| state.nodes.is_empty() || state.is_member(node))
 }
 
-async fn told(serving: impl Future<Output = Result<(), raft::ServeError>>) {
+async fn told<E: std::error::Error + 'static>(serving: impl Future<Output = Result<(), E>>) {
     if let Err(error) = serving.await {
         tracing::error!(error = &error as &dyn std::error::Error, "peers are not answered any more");
     }

@@ -48,8 +48,8 @@ pub struct Presence {
     leader: Option<Contact>,
     /// Which of the contacts is asked next.
     turn: usize,
-    /// Who took the last beat.
-    taken_by: Option<NodeId>,
+    /// Who leads, and in which term, to whom everything that is ready here was told.
+    told: Option<(NodeId, u64)>,
     registered: watch::Sender<Option<Epoch>>,
 }
 
@@ -57,17 +57,7 @@ impl Presence {
     /// Makes the presence of a node that describes itself by `spec`.
     pub fn new(cluster: Cluster, raft: Raft, spec: NodeSpec, reports: mpsc::Receiver<Report>) -> Self {
         let registered = watch::Sender::new(None);
-        Self {
-            cluster,
-            raft,
-            spec,
-            reports,
-            untold: VecDeque::new(),
-            leader: None,
-            turn: 0,
-            taken_by: None,
-            registered,
-        }
+        Self { cluster, raft, spec, reports, untold: VecDeque::new(), leader: None, turn: 0, told: None, registered }
     }
 
     /// Returns a channel that tells in which epoch this process has registered, once it has.
@@ -138,7 +128,6 @@ impl Presence {
         };
         if reply.taken {
             self.untold.clear();
-            self.taken_by = Some(contact.node);
             self.leader = Some(contact);
         } else if let Some(leader) = reply.leader {
             self.leader = Some(Contact { node: NodeId(leader.node), address: leader.address });
@@ -170,10 +159,11 @@ impl Presence {
 
     /// A leader that has just come to lead knows of no instance that is ready.
     fn tell_newcomer(&mut self, leader: NodeId) {
-        if self.taken_by == Some(leader) {
+        let newcomer = (leader, self.raft.metrics().term);
+        if self.told == Some(newcomer) {
             return;
         }
-        self.taken_by = Some(leader);
+        self.told = Some(newcomer);
         let ready = self.cluster.0.instances.list().into_iter().filter(|view| view.phase == Phase::Ready);
         let known: Vec<InstanceId> = self.untold.iter().map(of).collect();
         for view in ready.filter(|view| !known.contains(&view.instance)) {

@@ -1,6 +1,7 @@
 //! Leadership handed over on request, from any node.
 
 use control_plane::model::NodeId;
+use control_plane::voters::{Candidate, successor};
 use proto::v1;
 use tokio::time::timeout;
 
@@ -34,11 +35,19 @@ impl Cluster {
         if to == Some(self.node()) {
             return Ok(self.node());
         }
-        let ready = raft.caught_up();
-        let mut others = raft.members().voters.into_keys().filter(|voter| *voter != self.node());
-        let other = to.or_else(|| others.find(|voter| ready.contains(voter)));
+        let reached = raft.caught_up();
+        let others = raft.members().voters.into_keys().filter(|voter| *voter != self.node());
+        let candidates: Vec<Candidate> = raft.read(|state| {
+            let candidate = |node: NodeId| {
+                let known = state.nodes.get(&node);
+                let is_dead = known.is_none_or(|known| known.is_dead);
+                let is_draining = known.is_some_and(|known| known.is_draining);
+                Some(Candidate { node, reached: *reached.get(&node)?, is_dead, is_draining })
+            };
+            others.filter_map(candidate).collect()
+        });
+        let other = to.or_else(|| successor(&candidates));
         let other = other.ok_or_else(|| MembersError::Refused("no other voter has the whole log".to_owned()))?;
-        raft.hand_over(other).await?;
-        Ok(other)
+        raft.hand_over(other).await
     }
 }

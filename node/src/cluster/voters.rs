@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use control_plane::model::NodeId;
+use control_plane::model::{NodeId, ZONE_LABEL};
 use control_plane::voters::{Change, Known, Voice, Voters};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -13,9 +13,6 @@ use crate::raft::{MembersError, Raft};
 
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-
-/// The label that says where a node stands.
-const ZONE: &str = "zone";
 
 /// Makes the changes that are to be made, one after the other, until `stop`.
 pub(super) async fn run(cluster: Cluster, raft: Raft, stop: CancellationToken) {
@@ -57,14 +54,14 @@ async fn make(raft: &Raft, change: &Change) -> Result<(), MembersError> {
 /// Returns every node that is a member, or that the consensus knows.
 fn look(cluster: &Cluster, raft: &Raft) -> BTreeMap<NodeId, Voice> {
     let members = raft.members();
-    let caught_up: BTreeSet<NodeId> = raft.caught_up();
+    let caught_up = raft.caught_up();
     let said = cluster.addresses().clone();
     let known = |node: NodeId| {
         let (address, is_voter) = match members.voters.get(&node) {
             Some(address) => (address, true),
             None => (members.learners.get(&node)?, false),
         };
-        Some(Known { address: address.clone(), is_voter, is_caught_up: caught_up.contains(&node) })
+        Some(Known { address: address.clone(), is_voter, is_caught_up: caught_up.contains_key(&node) })
     };
     raft.read(|state| {
         let all: BTreeSet<NodeId> = (state.nodes.keys())
@@ -75,7 +72,7 @@ fn look(cluster: &Cluster, raft: &Raft) -> BTreeMap<NodeId, Voice> {
             .collect();
         let voice = |node: NodeId| {
             let registered = state.nodes.get(&node);
-            let zone = registered.and_then(|known| known.spec.labels.get(ZONE)).cloned().unwrap_or_default();
+            let zone = registered.and_then(|known| known.spec.labels.get(ZONE_LABEL)).cloned().unwrap_or_default();
             Voice {
                 address: said.get(&node).cloned().unwrap_or_default(),
                 is_member: state.is_member(node),

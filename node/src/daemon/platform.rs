@@ -89,6 +89,9 @@ impl Platform for Local {
         if self.leader().is_none() {
             reasons.push("no leader is known".to_owned());
         }
+        if self.raft.read(|state| state.removed.contains(&self.identity.node)) {
+            reasons.push("the node was removed from its cluster".to_owned());
+        }
         reasons
     }
 

@@ -10,28 +10,29 @@ use super::Store;
 use super::blob::Blobs;
 
 impl Store {
-    /// Forgets those blobs of an image that are not what they must be; returns whether one of them is missing then.
+    /// Forgets those blobs of an image that are not what they must be.
     ///
     /// Layers that are unpacked were verified when they were, and their blobs are left alone: sandboxes may stand on them.
-    pub(super) async fn forget_damaged(&self, image: &Digest) -> io::Result<bool> {
+    pub(super) async fn forget_damaged(&self, image: &Digest) -> io::Result<()> {
         let (store, image) = (self.clone(), *image);
         tokio::task::spawn_blocking(move || store.forget_damaged_now(image)).await.map_err(io::Error::other)?
     }
 
-    fn forget_damaged_now(&self, image: Digest) -> io::Result<bool> {
-        let mut is_missing = self.forget_if_damaged(&image)?;
-        if is_missing {
+    fn forget_damaged_now(&self, image: Digest) -> io::Result<()> {
+        if self.forget_if_damaged(&image)? {
             // Without its manifest it is no image, until it comes again.
             let mut index = self.index();
-            index.images.remove(&image.to_string());
-            self.write_index(&index)?;
-            return Ok(true);
+            if index.images.remove(&image.to_string()) {
+                self.write_index(&index)?;
+            }
+            return Ok(());
         }
-        let parts = self.parts(&image)?;
-        for digest in parts.iter().filter(|digest| !self.0.folder.join("layers").join(digest.hex()).is_dir()) {
-            is_missing |= self.forget_if_damaged(digest)?;
+        for digest in self.parts(&image)? {
+            if !self.0.folder.join("layers").join(digest.hex()).is_dir() {
+                self.forget_if_damaged(&digest)?;
+            }
         }
-        Ok(is_missing)
+        Ok(())
     }
 
     /// Returns whether a blob is missing; one that is damaged is deleted, unless it is on its way for somebody.

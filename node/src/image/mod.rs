@@ -40,7 +40,7 @@ pub use self::build::{
     BuildError, BuildRequest, Built, Progress, RunOutput, RunRequest, SOURCE_MAX, ToolSettings, Tools,
 };
 pub use self::capture::{Capture, CaptureError};
-pub use self::peer::{ImagePeer, ImagePeers, NoPeers, ObtainError, PeerLimits, PeerTraffic, Sharing};
+pub use self::peer::{ImagePeer, ImagePeers, ObtainError, PeerLimits, PeerTraffic, Sharing};
 pub use self::pull::{PullError, PullProgress, PullStep};
 pub use self::reference::{Reference, ReferenceError, Scheme};
 pub use self::rootfs::{ImageConfig, Rootfs, RootfsError};
@@ -235,12 +235,16 @@ impl Store {
         index.images.retain(|text| named.contains(text) || text.parse().is_ok_and(|digest| live.contains(&digest)));
         report.images = u64::try_from(before - index.images.len()).map_err(io::Error::other)?;
         let mut needed: BTreeSet<Digest> = BTreeSet::new();
-        for text in &index.images {
-            let Ok(image) = text.parse() else { continue };
-            let (manifest, _) = self.image(&image)?;
+        for image in index.images.iter().filter_map(|text| text.parse::<Digest>().ok()) {
             needed.insert(image);
-            let parts = manifest.layers.iter().chain([&manifest.config]);
-            needed.extend(parts.filter_map(|part| part.digest.parse::<Digest>().ok()));
+            match self.parts(&image) {
+                Ok(parts) => needed.extend(parts),
+                // It cannot run as it is, and nothing says any more what else belongs to it.
+                Err(error) if is_damage(&error) => {
+                    tracing::warn!(%image, %error, "the manifest of an image is damaged")
+                }
+                Err(error) => return Err(error),
+            }
         }
         index.captured.retain(|layer| layer.parse().is_ok_and(|digest| needed.contains(&digest)));
         index.built.retain(|_, made| made.parse().is_ok_and(|digest| needed.contains(&digest)));
@@ -380,6 +384,12 @@ impl Store {
         let (manifest, _) = self.image(image)?;
         Ok(manifest.layers.iter().map(|layer| layer.size).sum::<u64>() + manifest.config.size)
     }
+}
+
+/// Returns whether an error while reading a blob tells that the blob is gone or is not what it was, not that the disk is full
+/// or the process short of something.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use control_plane::model::Digest;
 
-use super::Store;
 use super::unpack::{self, UnpackError, UnpackLimits};
 use super::user::{self, User};
+use super::{Store, is_damage};
 
 /// How many roots are remembered.
 const ROOTS_MAX: usize = 1024;
@@ -58,6 +58,18 @@ pub enum RootfsError {
         /// Why.
         source: UnpackError,
     },
+}
+
+impl RootfsError {
+    /// Returns whether fetching what is missing or damaged may help.
+    pub(super) fn may_be_damage(&self) -> bool {
+        match self {
+            Self::Unreadable { source, .. } | Self::Layer { source: UnpackError::Io(source), .. } => is_damage(source),
+            Self::Layer { source: UnpackError::Digest { .. }, .. } => true,
+            // What was verified when it came is what its maker made of it.
+            Self::Layer { .. } => false,
+        }
+    }
 }
 
 impl Store {

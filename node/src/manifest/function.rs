@@ -13,6 +13,7 @@ use proto::json;
 use super::problem::{Collector, get};
 use super::tree::{Entry, Node, Value};
 use super::{placement, quantity, source, trigger};
+use crate::api::body::write_placement;
 use crate::config::nearest;
 
 /// The keys of a function.
@@ -148,7 +149,7 @@ impl Function {
                     Network::Egress => json::Network::Egress,
                 },
                 user: self.user,
-                placement: placement::on_wire(&self.placement),
+                placement: write_placement(&self.placement),
             },
             scaling: json::Scaling {
                 min: self.scaling.min(),

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use control_plane::model::{Constraints, Spread};
-use proto::json;
 
 use super::problem::{Collector, get};
 use super::tree::{Entry, Node, Value};
@@ -55,13 +54,4 @@ fn require(node: &Node, problems: &mut Collector) -> Option<BTreeMap<String, Str
         }
     }
     is_sound.then_some(labels)
-}
-
-/// Returns it as a deployment asks for it.
-pub(super) fn on_wire(constraints: &Constraints) -> json::Placement {
-    let spread = match constraints.spread() {
-        Spread::None => json::Spread::None,
-        Spread::Zone => json::Spread::Zone,
-    };
-    json::Placement { spread, require: constraints.require().clone() }
 }

@@ -1,7 +1,6 @@
 //! Connections to other nodes.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -63,22 +62,6 @@ impl PeerStream {
     /// Returns which node has proved to be at the other end.
     pub fn peer(&self) -> Option<PeerId> {
         self.connect_info().0
-    }
-
-    /// Returns where the other end is.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        match self {
-            Self::Plain(stream) => stream.peer_addr(),
-            Self::Tls(stream) => stream.get_ref().0.peer_addr(),
-        }
-    }
-
-    /// Returns which address of this machine the connection is made from.
-    pub fn local_address(&self) -> io::Result<SocketAddr> {
-        match self {
-            Self::Plain(stream) => stream.local_addr(),
-            Self::Tls(stream) => stream.get_ref().0.local_addr(),
-        }
     }
 }
 

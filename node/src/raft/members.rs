@@ -82,15 +82,15 @@ impl Raft {
         finish(self.0.core.change_membership(ChangeMembers::ReplaceAllVoters(voters), true)).await
     }
 
-    /// Returns the nodes that have the whole log, or nearly; while this node leads, else none.
-    pub fn caught_up(&self) -> BTreeSet<NodeId> {
+    /// Returns how far the log of each node reaches that has nearly all of it; while this node leads, else none.
+    pub fn caught_up(&self) -> BTreeMap<NodeId, u64> {
         let watched = self.0.core.metrics();
         let core = watched.borrow_watched();
         let last = core.last_log_index.unwrap_or(0);
         let reached = core.replication.iter().flatten();
         reached
-            .filter(|(_, log)| log.as_ref().is_some_and(|log| log.index + NEARLY >= last))
-            .filter_map(|(id, _)| node(*id))
+            .filter_map(|(id, log)| Some((node(*id)?, log.as_ref()?.index)))
+            .filter(|(_, index)| index + NEARLY >= last)
             .collect()
     }
 
@@ -107,8 +107,8 @@ impl Raft {
         finish(dismissing).await
     }
 
-    /// Hands leadership over to another voter, and waits until this node does not lead any more.
-    pub async fn hand_over(&self, to: NodeId) -> Result<(), MembersError> {
+    /// Hands leadership over to another voter, and returns who leads then: another one, where that was quicker.
+    pub async fn hand_over(&self, to: NodeId) -> Result<NodeId, MembersError> {
         let members = self.members();
         if !self.is_leader() {
             return Err(MembersError::NotLeader { leader: members.leader.map(|leader| u64::from(leader.0)) });
@@ -119,8 +119,22 @@ impl Raft {
         let asked = self.0.core.trigger().transfer_leader(u64::from(to.0)).await;
         asked.map_err(|error| MembersError::Stopped(error.to_string()))?;
         let mut leads = self.leadership();
-        let ended = timeout(HAND_OVER_MAX, leads.wait_for(|leads| !leads)).await;
-        ended.map(drop).map_err(|_| MembersError::Timeout(HAND_OVER_MAX))
+        let following = async {
+            // The node is stopping if this fails.
+            let _ = leads.wait_for(|leads| !leads).await;
+            let mut watched = self.0.core.metrics();
+            loop {
+                let leader = {
+                    let core = watched.borrow_watched();
+                    core.current_leader.filter(|leader| *leader != core.id)
+                };
+                if let Some(leader) = leader.and_then(node) {
+                    return Ok(leader);
+                }
+                watched.changed().await.map_err(|error| MembersError::Stopped(error.to_string()))?;
+            }
+        };
+        timeout(HAND_OVER_MAX, following).await.unwrap_or(Err(MembersError::Timeout(HAND_OVER_MAX)))
     }
 
     /// Returns who belongs to the cluster.

@@ -92,6 +92,8 @@ async fn a_read_holds_all_that_was_acknowledged_or_says_that_it_may_not() {
     assert!(error.hint.unwrap().contains("stale=1"));
     let stale = fixture.call("GET", "/v1/nodes?stale=1", "").await;
     assert_eq!((stale.status, stale.header("x-hearth-consistency")), (200, Some("stale")));
+    // A function may have the name of a path that promises nothing.
+    assert_eq!(fixture.call("GET", "/v1/functions/logs", "").await.status, 503);
     // Who is there is told whatever happens: that is when it is asked.
     assert_eq!(fixture.call("GET", "/v1/cluster", "").await.status, 200);
 }

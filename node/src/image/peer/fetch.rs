@@ -36,7 +36,8 @@ pub enum ObtainError {
 }
 
 impl Store {
-    /// Fetches an image from the peers that have it, and lists it as a pull does.
+    /// Fetches what this node lacks of an image from the peers that have it, and lists it as a pull does. What is here and
+    /// damaged is deleted first.
     ///
     /// Who wants what is being fetched already waits for it, is told what comes of it, and hears of no progress. A fetch ends
     /// when nobody waits for it any more.
@@ -55,14 +56,11 @@ impl Store {
             Ok(root) => return Ok(root),
             Err(error) => error,
         };
-        if peers.peers().is_empty() {
+        if !failure.may_be_damage() || peers.peers().is_empty() {
             return Err(failure.into());
         }
-        let unreadable = |source| RootfsError::Unreadable { image: *image, source };
-        if !self.has(image) || self.forget_damaged(image).await.map_err(unreadable)? {
-            let fetched = self.fetch(image, peers, Arc::new(|_| ())).await;
-            fetched.map_err(|source| ObtainError::Fetch { image: *image, source })?;
-        }
+        let fetched = self.fetch(image, peers, Arc::new(|_| ())).await;
+        fetched.map_err(|source| ObtainError::Fetch { image: *image, source })?;
         Ok(self.rootfs(image).await?)
     }
 
@@ -96,6 +94,8 @@ impl Store {
         let peers = Arc::new(Peers::new(image, candidates, limits, self.peer_traffic().clone()));
         let fetching = async {
             let _work = self.begin_work().await;
+            // Here, because one fetch of an image is under way at a time: what it brings is not taken for what was damaged.
+            self.forget_damaged(&image).await?;
             let store = self.clone();
             let known = tokio::task::spawn_blocking(move || store.blobs().read(&image)).await;
             let bytes = match known {

@@ -47,16 +47,6 @@ pub struct ImagePeer {
     pub channel: Channel,
 }
 
-/// There is nobody to ask: this node is alone.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoPeers;
-
-impl ImagePeers for NoPeers {
-    fn peers(&self) -> Vec<ImagePeer> {
-        Vec::new()
-    }
-}
-
 /// What exchanging images with peers may take.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerLimits {

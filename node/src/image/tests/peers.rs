@@ -249,7 +249,7 @@ async fn what_nobody_has_is_told_with_what_each_said() {
     let error = store.rootfs_or_fetch(&image, &peers).await.expect_err("nobody has it");
     let text = crate::error_chain::text(&error);
     assert!(text.contains("was not fetched") && text.contains("node-7"), "{text}");
-    let error = store.rootfs_or_fetch(&image, &NoPeers).await.expect_err("there is nobody");
+    let error = store.rootfs_or_fetch(&image, &Known::default()).await.expect_err("there is nobody");
     assert!(matches!(error, ObtainError::Root(RootfsError::Unreadable { .. })), "{error:?}");
 }
 
@@ -358,7 +358,7 @@ async fn what_rotted_here_comes_again_from_a_peer() {
             bytes[middle] ^= 1;
             let damaged = if is_gone { fs::remove_file(&path) } else { fs::write(&path, &bytes) };
             damaged.expect("it can be changed");
-            let alone = here.rootfs_or_fetch(&three.image, &NoPeers).await;
+            let alone = here.rootfs_or_fetch(&three.image, &Known::default()).await;
             assert!(matches!(alone, Err(ObtainError::Root(_))), "{alone:?}");
             let before = here.peer_traffic().fetched_bytes();
             here.rootfs_or_fetch(&three.image, &Known::from([&three.second])).await.expect("the other has it");
