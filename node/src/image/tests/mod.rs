@@ -88,12 +88,13 @@ async fn a_tag_that_moved_leads_to_the_other_image_and_the_first_one_stays() {
 #[tokio::test]
 async fn an_image_whose_manifest_is_damaged_keeps_nothing_else_from_being_swept() {
     let (stub, (_folder, store)) = (Stub::new().await, store(Settings::default()));
-    let (damaged, _) = stub.put("1", &layer(b"damaged"), |_, _| ());
-    let (whole, _) = stub.put("2", &layer(b"whole"), |_, _| ());
-    let (unwanted, _) = stub.put("3", &layer(b"unwanted"), |_, _| ());
-    for image in [damaged, whole, unwanted] {
-        stub.pull(&store, &format!("@{image}")).await.expect("it is there");
+    let mut images = Vec::new();
+    for content in [&b"damaged"[..], b"unwanted", b"whole"] {
+        let (image, _) = stub.put("1", &layer(content), |_, _| ());
+        stub.pull(&store, ":1").await.expect("it is there");
+        images.push(image);
     }
+    let [damaged, unwanted, whole] = images[..] else { unreachable!("there are three") };
     fs::write(store.blobs().path(&damaged), b"{").expect("it can be written");
     let report = store.sweep(BTreeSet::from([damaged, whole])).await.expect("the others are what they must be");
     assert_eq!((report.images, store.has(&unwanted)), (1, false));
