@@ -23,38 +23,42 @@ pub(crate) const TESTS: &[Test] = &[
 const CALLS: u32 = 200;
 
 /// Changes and reads a second: of three, two are changes.
-const OPERATIONS: u32 = 30;
+pub(crate) const OPERATIONS: u32 = 30;
 
 /// How long anything may take; only a failure waits for it.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a load may run.
 const LOAD_MAX: Duration = Duration::from_secs(180);
 
 /// Three hosts that serve one function, which is warm on each.
 fn platform() -> Rack {
-    let mut rack = Rack::new(3);
+    platform_on(Rack::new(3))
+}
+
+/// Makes a platform of hosts that have nothing running on them.
+pub(crate) fn platform_on(mut rack: Rack) -> Rack {
     rack.found();
     rack.succeed(1, &["apply", &repository().join("tests/functions/steady").to_string_lossy()]);
     (1..=3).for_each(|host| until_serving(&rack, host));
     rack
 }
 
-fn until_serving(rack: &Rack, host: usize) {
+pub(crate) fn until_serving(rack: &Rack, host: usize) {
     eventually("the function answers", PATIENCE, || {
         rack.call(host, "/function/steady").ok().filter(|reply| reply.status == 200).map(drop)
     });
 }
 
 /// Calls and changes that go on while something happens.
-struct Life {
+pub(crate) struct Life {
     calls: Vec<(usize, Load)>,
     writers: Writers,
 }
 
 impl Life {
     /// Calls the function at each of `hosts`, and changes it through each of them.
-    fn begin(rack: &Rack, hosts: &[usize]) -> Self {
+    pub(crate) fn begin(rack: &Rack, hosts: &[usize]) -> Self {
         let share = CALLS / u32::try_from(hosts.len()).expect("a rack is small");
         let load = |host: &usize| (*host, Load::start(&rack.url(*host, "/function/steady"), share, LOAD_MAX));
         let this = Self {
@@ -66,7 +70,7 @@ impl Life {
     }
 
     /// Waits until so many more changes were acknowledged.
-    fn go_on(&self, more: usize) {
+    pub(crate) fn go_on(&self, more: usize) {
         let reached = self.writers.acknowledged();
         eventually("changes are acknowledged", PATIENCE, || {
             (self.writers.acknowledged() >= reached + more).then_some(())
@@ -74,7 +78,7 @@ impl Life {
     }
 
     /// Ends it: no call failed, one order explains all changes and reads, and the hosts agree about what holds.
-    fn end(self, what: &str, rack: &Rack, hosts: &[usize]) -> WritersReport {
+    pub(crate) fn end(self, what: &str, rack: &Rack, hosts: &[usize]) -> WritersReport {
         for (host, load) in self.calls {
             let LoadReport { succeeded, failed, slowest, .. } = load.finish();
             println!("{what}: host {host}: {succeeded} calls answered, {} failed, slowest {slowest:?}", failed.len());
@@ -86,19 +90,18 @@ impl Life {
             report.acknowledged, report.unknown, report.longest_pause
         );
         assert_eq!(report.violations, Vec::<String>::new(), "{what}");
-        agree(rack, hosts, &report);
+        agree(rack, "steady", hosts, &report);
         report
     }
 }
 
 /// Checks that hosts hold the last acknowledged change, or a later one, and that none of them holds an instance twice.
-fn agree(rack: &Rack, hosts: &[usize], report: &WritersReport) {
+pub(crate) fn agree(rack: &Rack, function: &str, hosts: &[usize], report: &WritersReport) {
     let (index, limit) = report.last.expect("something was acknowledged");
-    let mut held = Vec::new();
+    let (path, mut held) = (format!("/v1/functions/{function}"), Vec::new());
     for host in hosts {
         let found = eventually("a host answers", PATIENCE, || {
-            let reply =
-                rack.operate(*host, "GET", "/v1/functions/steady", b"").ok().filter(|reply| reply.status == 200)?;
+            let reply = rack.operate(*host, "GET", &path, b"").ok().filter(|reply| reply.status == 200)?;
             serde_json::from_str::<serde_json::Value>(&reply.body).ok()
         });
         let place = (found["index"].as_u64().unwrap_or(0), found["scaling"]["idle_max_ms"].as_u64().unwrap_or(0));
@@ -112,7 +115,7 @@ fn agree(rack: &Rack, hosts: &[usize], report: &WritersReport) {
 }
 
 /// Returns the hosts that are not `host`.
-fn others(host: usize) -> Vec<usize> {
+pub(crate) fn others(host: usize) -> Vec<usize> {
     (1..=3).filter(|other| *other != host).collect()
 }
 
@@ -145,14 +148,22 @@ fn a_leader_that_is_killed_takes_nothing_with_it() {
     rack.kill(leader);
     life.go_on(40);
     rack.start(leader, &[]);
+    until_serving(&rack, leader);
     life.go_on(20);
     life.end("a killed leader", &rack, &[1, 2, 3]);
 }
 
 fn a_follower_that_is_killed_is_missed_by_nobody() {
     let mut rack = platform();
+    rack.succeed(1, &["scale", "steady", "--min", "2"]);
     let follower = others(rack.until_led(&[1, 2, 3]))[0];
     let rest = others(follower);
+    let own = |rack: &Rack| {
+        let here = instances(rack, rest[0], follower).into_iter();
+        here.filter(|instance| !instance.starts_with("instance-0-")).collect::<Vec<_>>()
+    };
+    let before = own(&rack);
+    assert!(!before.is_empty(), "a call has started one there");
     let life = Life::begin(&rack, &rest);
     rack.kill(follower);
     life.go_on(40);
@@ -160,11 +171,15 @@ fn a_follower_that_is_killed_is_missed_by_nobody() {
     eventually("it is given up", PATIENCE, || {
         rack.succeed(rest[0], &["get", "nodes", "-o", "json"]).contains("\"dead\"").then_some(())
     });
+    // What the state holds no more counts nowhere: there are as many as must be on those that live.
+    let living = || rest.iter().map(|host| instances(&rack, rest[0], *host).len()).sum::<usize>();
+    eventually("the least number of instances runs on those that live", PATIENCE, || (living() >= 2).then_some(()));
     rack.start(follower, &[]);
     eventually("it is back", PATIENCE, || {
         (!rack.succeed(rest[0], &["get", "nodes", "-o", "json"]).contains("\"dead\"")).then_some(())
     });
     until_serving(&rack, follower);
+    assert_eq!(own(&rack), before, "what it had started by itself has run on");
     life.end("a killed follower", &rack, &[1, 2, 3]);
 }
 
@@ -241,9 +256,18 @@ fn two_of_three_come_back() {
     let life = Life::begin(&rack, &[rest[0]]);
     rack.kill(leader);
     rack.kill(rest[1]);
-    // Nothing can be decided; what is warm goes on.
-    let calls = life.calls[0].1.ended();
-    eventually("calls go on", PATIENCE, || (life.calls[0].1.ended() >= calls + 100).then_some(()));
+    // Nothing can be decided, nor read as what holds; what is warm goes on.
+    let unanswered = std::time::Instant::now();
+    let told = rack.operate(rest[0], "GET", "/v1/functions/steady", b"").expect("the API answers");
+    assert_eq!(told.status, 503, "{}", told.body);
+    let stale = rack.operate(rest[0], "GET", "/v1/functions/steady?stale=1", b"").expect("the API answers");
+    assert_eq!(stale.status, 200, "{}", stale.body);
+    let (calls, acknowledged) = (life.calls[0].1.ended(), life.writers.acknowledged());
+    eventually("calls go on", PATIENCE, || {
+        let is_long = unanswered.elapsed() >= Duration::from_secs(10);
+        (is_long && life.calls[0].1.ended() >= calls + 100).then_some(())
+    });
+    assert_eq!(life.writers.acknowledged(), acknowledged, "one of three decides nothing");
     assert_eq!(rack.cluster(rest[0])["members"].as_array().map(Vec::len), Some(3), "who is there can be asked");
     rack.launch(leader, &[]);
     rack.launch(rest[1], &[]);
@@ -271,7 +295,7 @@ fn all_hosts_are_restarted_one_after_the_other() {
     let report = writers.finish();
     println!("a rolling restart: {} changes acknowledged, {} operations unknown", report.acknowledged, report.unknown);
     assert_eq!(report.violations, Vec::<String>::new());
-    agree(&rack, &[1, 2, 3], &report);
+    agree(&rack, "steady", &[1, 2, 3], &report);
 }
 
 fn a_host_that_is_drained_goes_on_answering() {
@@ -281,24 +305,27 @@ fn a_host_that_is_drained_goes_on_answering() {
     let name = format!("host-{drained}");
     let load = Load::start(&rack.url(drained, "/function/steady"), CALLS / 4, LOAD_MAX);
     rack.succeed(other, &["node", "drain", &name]);
-    eventually("nothing is left on it", PATIENCE, || {
-        let listed = rack.succeed(other, &["get", "instances", "-o", "json"]);
-        let listed: Vec<serde_json::Value> = serde_json::from_str(&listed).expect("the CLI prints JSON");
-        let id = node_of(&rack, other, &name);
-        listed.iter().all(|instance| instance["node"] != id.as_str()).then_some(())
-    });
+    eventually("nothing is left on it", PATIENCE, || instances(&rack, other, drained).is_empty().then_some(()));
     let before = load.ended();
     eventually("calls cross to the others", PATIENCE, || (load.ended() >= before + 100).then_some(()));
+    let timing = rack.traced(drained, "/function/steady");
+    assert!(timing.contains("hop;dur="), "it is served elsewhere: {timing}");
+    assert_eq!(instances(&rack, other, drained), Vec::<String>::new());
     rack.succeed(other, &["node", "undrain", &name]);
     let LoadReport { succeeded, failed, slowest, .. } = load.finish();
     println!("a drained host: {succeeded} calls answered, {} failed, slowest {slowest:?}", failed.len());
     assert_eq!(failed, [], "calls failed at the host that is drained");
 }
 
-/// Returns the id of the node with a name.
-fn node_of(rack: &Rack, host: usize, name: &str) -> String {
-    let nodes: Vec<serde_json::Value> =
-        serde_json::from_str(&rack.succeed(host, &["get", "nodes", "-o", "json"])).expect("the CLI prints JSON");
-    let node = nodes.iter().find(|node| node["name"] == name).expect("the host is a node");
-    node["id"].as_str().expect("a node has an id").to_owned()
+/// Returns the instances of the function on a host, as `asked` lists them.
+fn instances(rack: &Rack, asked: usize, host: usize) -> Vec<String> {
+    let list = |what: &str| -> Vec<serde_json::Value> {
+        serde_json::from_str(&rack.succeed(asked, &["get", what, "-o", "json"])).expect("the CLI prints JSON")
+    };
+    let name = format!("host-{host}");
+    let nodes = list("nodes");
+    let node = nodes.iter().find(|node| node["name"] == name.as_str()).expect("the host is a node");
+    let listed = list("instances");
+    let here = listed.iter().filter(|instance| instance["node"] == node["id"]);
+    here.map(|instance| instance["id"].as_str().expect("an instance has an id").to_owned()).collect()
 }

@@ -9,6 +9,7 @@ mod examples;
 mod image;
 mod network;
 mod operator;
+mod power;
 mod restart;
 mod scale;
 mod trouble;
@@ -35,6 +36,7 @@ fn main() {
         image::TESTS,
         network::TESTS,
         operator::TESTS,
+        power::TESTS,
         restart::TESTS,
         scale::TESTS,
         trouble::TESTS,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::eventually;
+use crate::{Disk, eventually};
 
 /// How long a daemon may take until it answers.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -356,40 +356,6 @@ pub(crate) fn request_with(
     let mut body = Vec::new();
     response.body_mut().as_reader().read_to_end(&mut body).map_err(|error| error.to_string())?;
     Ok(Reply { status: response.status().as_u16(), body: String::from_utf8_lossy(&body).into_owned(), headers })
-}
-
-/// A small file system of its own; dropping it unmounts it.
-#[derive(Debug)]
-pub struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(folder: &Path, mebibytes: u32) -> Self {
-        std::fs::create_dir_all(folder).expect("the folder can be made");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m,mode=755"), "tmpfs"]).arg(folder);
-        assert!(mount.status().expect("mount is there").success(), "the disk could not be mounted");
-        Self(folder.to_path_buf())
-    }
-
-    /// Fills the disk to its last byte.
-    pub fn fill(&self) {
-        use std::io::Write;
-        let mut file = File::create(self.0.join("filler")).expect("a file can be made");
-        let zeros = vec![0; 1 << 20];
-        while file.write_all(&zeros).is_ok() {}
-        while file.write_all(&[0]).is_ok() {}
-    }
-
-    /// Makes the room again that [`Disk::fill`] took.
-    pub fn empty(&self) {
-        std::fs::remove_file(self.0.join("filler")).expect("the file can be deleted");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
 }
 
 /// Returns a port of loopback that nobody listens on.

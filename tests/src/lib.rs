@@ -1,11 +1,13 @@
 //! The harness of the end-to-end tests: real daemons as processes, a client, a steady load.
 
 mod daemon;
+mod disk;
 mod load;
 mod rack;
 mod writers;
 
-pub use daemon::{Daemon, Disk, Reply, binary, example, free_port, hearth, repository};
+pub use daemon::{Daemon, Reply, binary, example, free_port, hearth, repository};
+pub use disk::Disk;
 pub use load::{Load, LoadReport};
 pub use rack::Rack;
 pub use writers::{Writers, WritersReport};

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::daemon::{Reply, binary, request_with};
-use crate::eventually;
+use crate::{Disk, eventually};
 
 /// How long an agent may take until it is ready: it may have to fetch what happened while it was away.
 const READY_MAX: Duration = Duration::from_secs(60);
@@ -26,6 +26,9 @@ const STOP_MAX: Duration = Duration::from_secs(60);
 
 /// How long the instances of a test may take to end with it.
 const EMPTY_MAX: Duration = Duration::from_secs(30);
+
+/// How large the disk of a host is, in MiB: images, and a log that is never long.
+const DISK_MIB: u64 = 2048;
 
 /// How long one request may take.
 const REQUEST_MAX: Duration = Duration::from_secs(15);
@@ -46,11 +49,23 @@ pub struct Rack {
 /// A host and the agent on it.
 #[derive(Debug)]
 struct Host {
+    /// What the data directory lies on, where it has a disk of its own.
+    disk: Option<Disk>,
     data: TempDir,
     agent: Option<Child>,
 }
 
 impl Rack {
+    /// Makes a rack of hosts that each have a disk of their own, which can lose its power and be full.
+    pub fn with_disks(hosts: usize) -> Self {
+        let mut rack = Self::new(hosts);
+        for host in &mut rack.hosts {
+            let folder = host.data.path();
+            host.disk = Some(Disk::make(&folder.join("disk.img"), &folder.join("disk"), DISK_MIB));
+        }
+        rack
+    }
+
     /// Makes a rack of hosts that are numbered from 1, with nothing running on them.
     pub fn new(hosts: usize) -> Self {
         // What is timed does not begin with building it.
@@ -64,7 +79,7 @@ impl Rack {
             .build()
             .new_agent();
         let empty = || tempfile::Builder::new().prefix("hearth-host-").tempdir().expect("a directory can be made");
-        let host = |_| Host { data: empty(), agent: None };
+        let host = |_| Host { disk: None, data: empty(), agent: None };
         let rack = Self { name, subnet, hosts: (0..hosts).map(host).collect(), client };
         rack.wire();
         rack
@@ -122,7 +137,8 @@ impl Rack {
             self.launch(host, &["--join", &contact, "--token", &token]);
         }
         (2..=all).for_each(|host| self.until_ready(host));
-        eventually("an odd number votes", READY_MAX, || (self.voters(1).len() == all.min(3) / 2 * 2 + 1).then_some(()));
+        let voters = all.min(3).div_ceil(2) * 2 - 1;
+        eventually("an odd number votes", READY_MAX, || (self.voters(1).len() == voters).then_some(()));
         began.elapsed()
     }
 
@@ -180,6 +196,23 @@ impl Rack {
         let mut agent = self.host_mut(host).agent.take().expect("the agent runs");
         agent.kill().expect("the agent can be killed");
         agent.wait().expect("the agent can be waited for");
+    }
+
+    /// Cuts the power of hosts at one instant: what their disks were not made to keep is lost, and nothing on them goes on.
+    pub fn cut_power(&mut self, hosts: &[usize]) {
+        hosts.iter().for_each(|host| self.disk(*host).cut_power());
+        for host in hosts {
+            // It may have ended by itself: its disk has failed.
+            let mut agent = self.host_mut(*host).agent.take().expect("the agent runs");
+            let _ = agent.kill();
+            agent.wait().expect("the agent can be waited for");
+        }
+        hosts.iter().for_each(|host| self.disk(*host).restore_power());
+    }
+
+    /// Returns the disk of a host.
+    pub fn disk(&self, host: usize) -> &Disk {
+        self.host(host).disk.as_ref().expect("the host has a disk of its own")
     }
 
     /// Asks the agent of a host to end and waits until it has.
@@ -254,6 +287,13 @@ impl Rack {
         request_with(&self.client, "GET", &self.url(host, path), None, b"")
     }
 
+    /// Calls a host's gateway and returns where the time of the call went.
+    pub fn traced(&self, host: usize, path: &str) -> String {
+        let traced = Some(("x-hearth-trace", "1".to_owned()));
+        let reply = request_with(&self.client, "GET", &self.url(host, path), traced, b"").expect("the gateway answers");
+        reply.header("server-timing").unwrap_or_default().to_owned()
+    }
+
     /// Returns what callers of a host's API show.
     pub fn api_token(&self, host: usize) -> String {
         std::fs::read_to_string(self.data_dir(host).join("token")).unwrap_or_default().trim().to_owned()
@@ -315,7 +355,9 @@ impl Rack {
     }
 
     fn data_dir(&self, host: usize) -> PathBuf {
-        self.host(host).data.path().join("data")
+        let host = self.host(host);
+        let folder = host.data.path();
+        folder.join(if host.disk.is_some() { "disk/data" } else { "data" })
     }
 
     fn log_path(&self, host: usize) -> PathBuf {

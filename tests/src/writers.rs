@@ -1,7 +1,7 @@
 //! Clients that change and read one function through all hosts, and whether one order of everything explains what they saw.
 //!
-//! Every write gives the function an idle limit that no other write gives it, and is answered with the index of the cluster's state
-//! after it; a read tells both. So every operation knows its place, and whether the history is linearizable is a sweep over
+//! Every write deploys the app with an idle limit of the function that no other write gives it, and is answered with the index
+//! of the cluster's state after it; a read tells both. So every operation knows its place, and whether the history is linearizable is a sweep over
 //! time: whoever begins after another has ended must stand behind it.
 
 use std::collections::BTreeMap;
@@ -56,9 +56,16 @@ pub struct WritersReport {
 }
 
 impl Writers {
-    /// Lets one client per host write and read, `per_second` operations in all, until it is finished.
+    /// Lets one client per host deploy and read, `per_second` operations in all, until it is finished: of three, two deploy.
+    ///
+    /// The function is the only one of its app, and is deployed already.
     pub fn start(rack: &Rack, hosts: &[usize], function: &str, per_second: u32) -> Self {
         let (stop, operations) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let known = rack.operate(hosts[0], "GET", &format!("/v1/functions/{function}"), b"").expect("the API answers");
+        let known: Value = serde_json::from_str(&known.body).expect("the API answers in JSON");
+        let app = known["app"].as_str().expect("a function has an app");
+        let part = |name: &str| (name.to_owned(), known[name].clone());
+        let spec = Value::Object(["name", "revision", "scaling", "triggers"].map(part).into_iter().collect());
         let next = Arc::new(AtomicU64::new(LIMIT_FIRST));
         let pause = Duration::from_secs(1) * u32::try_from(hosts.len()).expect("a rack is small") / per_second;
         let client = |host: &usize| {
@@ -68,7 +75,9 @@ impl Writers {
                     .timeout_global(Some(OPERATION_MAX))
                     .build()
                     .new_agent(),
-                url: format!("http://{}:8090/v1/functions/{function}", rack.address(*host)),
+                function: format!("http://{}:8090/v1/functions/{function}", rack.address(*host)),
+                app: format!("http://{}:8090/v1/apps/{app}?detach=1", rack.address(*host)),
+                spec: spec.clone(),
                 token: rack.api_token(*host),
                 next: Arc::clone(&next),
             };
@@ -110,24 +119,32 @@ impl Writers {
 
 struct Client {
     agent: ureq::Agent,
-    url: String,
+    /// Where the function is read.
+    function: String,
+    /// Where its app is deployed.
+    app: String,
+    /// The function as it is deployed, but for the limit.
+    spec: Value,
     token: String,
     next: Arc<AtomicU64>,
 }
 
 impl Client {
-    /// Writes a limit, or reads; returns the index and the limit, where they are known.
+    /// Deploys a limit, or reads; returns the index and the limit, where they are known.
     fn operate(&self, written: Option<u64>) -> Option<(u64, u64)> {
         let header = Some(("authorization", format!("Bearer {}", self.token)));
         let reply = match written {
             Some(limit) => {
-                let (url, body) = (format!("{}/scale", self.url), format!("{{\"idle_max_ms\": {limit}}}"));
-                request_with(&self.agent, "PUT", &url, header, body.as_bytes())
+                let mut spec = self.spec.clone();
+                spec["scaling"]["idle_max_ms"] = limit.into();
+                let body = serde_json::json!({ "functions": [spec] }).to_string();
+                request_with(&self.agent, "PUT", &self.app, header, body.as_bytes())
             }
-            None => request_with(&self.agent, "GET", &self.url, header, b""),
+            None => request_with(&self.agent, "GET", &self.function, header, b""),
         };
         let reply = reply.ok().filter(|reply| reply.status == 200)?;
-        let answer: Value = serde_json::from_str(&reply.body).ok()?;
+        // A deployment is answered line by line; the first says where it stands.
+        let answer: Value = serde_json::from_str(reply.body.lines().next()?).ok()?;
         let index = answer["index"].as_u64()?;
         Some((index, written.or_else(|| answer["scaling"]["idle_max_ms"].as_u64())?))
     }

@@ -1,0 +1,114 @@
+//! Disks of their own for daemons: one in memory that can be full, and one that loses its power.
+#![expect(unsafe_code, reason = "the kernel is asked to shut a file system down by a request that has no safe wrapper")]
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::eventually;
+
+/// `EXT4_IOC_SHUTDOWN` of `linux/ext4.h`.
+const SHUTDOWN: libc::Ioctl = 0x8004_587d_u32 as libc::Ioctl;
+
+/// `EXT4_GOING_FLAGS_NOLOGFLUSH`: nothing reaches the disk any more, not even what the journal was about to say.
+const NOTHING_MORE: u32 = 2;
+
+/// How long whatever stands on a disk may take to die.
+const DIE_MAX: Duration = Duration::from_secs(20);
+
+/// A small file system of its own; dropping it unmounts it.
+#[derive(Debug)]
+pub struct Disk {
+    folder: PathBuf,
+    /// The file that a journalled file system lies in; none where it is in memory.
+    image: Option<PathBuf>,
+}
+
+impl Disk {
+    /// Mounts a file system that lies in memory.
+    pub(crate) fn mount(folder: &Path, mebibytes: u32) -> Self {
+        std::fs::create_dir_all(folder).expect("the folder can be made");
+        let size = format!("size={mebibytes}m,mode=755");
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder));
+        Self { folder: folder.to_path_buf(), image: None }
+    }
+
+    /// Makes a journalled file system in the file `image` and mounts it.
+    pub(crate) fn make(image: &Path, folder: &Path, mebibytes: u64) -> Self {
+        let file = File::create(image).expect("a file can be made");
+        file.set_len(mebibytes << 20).expect("it can have holes");
+        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image));
+        std::fs::create_dir_all(folder).expect("the folder can be made");
+        let this = Self { folder: folder.to_path_buf(), image: Some(image.to_path_buf()) };
+        this.plug_in();
+        this
+    }
+
+    fn plug_in(&self) {
+        let image = self.image.as_ref().expect("only what lies in a file loses its power");
+        run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(&self.folder));
+    }
+
+    /// Cuts the power: what was not made durable is lost, and nothing can be read or written any more.
+    pub(crate) fn cut_power(&self) {
+        let (folder, how) = (File::open(&self.folder).expect("the disk is mounted"), NOTHING_MORE);
+        // SAFETY: the descriptor is open, and the request reads one number, which lives until the call returns.
+        let result = unsafe { libc::ioctl(folder.as_raw_fd(), SHUTDOWN, &raw const how) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    }
+
+    /// Ends every process that stands on the disk, and mounts it again as after a power cut.
+    pub(crate) fn restore_power(&self) {
+        eventually("nothing stands on the disk any more", DIE_MAX, || {
+            for process in self.users() {
+                let _ = Command::new("kill").args(["-KILL", &process]).stderr(std::process::Stdio::null()).status();
+            }
+            let unmounted = Command::new("umount").arg(&self.folder).stderr(std::process::Stdio::null()).status();
+            unmounted.is_ok_and(|status| status.success()).then_some(())
+        });
+        self.plug_in();
+    }
+
+    /// Returns the processes that have a part of the disk mounted where others do not see it: those of sandboxes.
+    fn users(&self) -> Vec<String> {
+        let folder = self.folder.to_string_lossy();
+        let own = std::fs::read_link("/proc/self/ns/mnt").ok();
+        let processes = std::fs::read_dir("/proc").expect("it is mounted").filter_map(Result::ok);
+        let numbers = processes.filter_map(|entry| entry.file_name().into_string().ok());
+        numbers
+            .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+            .filter(|process| {
+                let process = Path::new("/proc").join(process);
+                let mounts = std::fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
+                std::fs::read_link(process.join("ns/mnt")).ok() != own && mounts.contains(&*folder)
+            })
+            .collect()
+    }
+
+    /// Fills the disk to its last byte.
+    pub fn fill(&self) {
+        let mut file = File::create(self.folder.join("filler")).expect("a file can be made");
+        let zeros = vec![0; 1 << 20];
+        while file.write_all(&zeros).is_ok() {}
+        while file.write_all(&[0]).is_ok() {}
+    }
+
+    /// Makes the room again that [`Disk::fill`] took.
+    pub fn empty(&self) {
+        std::fs::remove_file(self.folder.join("filler")).expect("the file can be deleted");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.folder).status();
+    }
+}
+
+fn run(command: &mut Command) {
+    let status = command.status();
+    assert!(status.is_ok_and(|status| status.success()), "{command:?} failed");
+}
