@@ -307,11 +307,14 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), OpenError> {
     DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed("make the directory", path))
 }
 
-/// Deletes the files in a folder that a crash left there.
+/// Deletes what a crash left in a folder.
 fn empty(folder: &Path) -> Result<(), OpenError> {
     for entry in fs::read_dir(folder).map_err(failed("read", folder))? {
-        let path = entry.map_err(failed("read", folder))?.path();
-        fs::remove_file(&path).map_err(failed("delete", &path))?;
+        let entry = entry.map_err(failed("read", folder))?;
+        let path = entry.path();
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let deleted = if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        deleted.map_err(failed("delete", &path))?;
     }
     Ok(())
 }
@@ -470,10 +473,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data = open(folder.path()).unwrap();
         fs::write(data.uploads().join("1-1.tar"), "half").unwrap();
+        fs::create_dir_all(data.uploads().join("source-1/src")).unwrap();
         fs::write(data.logs().join("kept"), "whole").unwrap();
         drop(data);
         let data = open(folder.path()).unwrap();
-        assert!(!data.uploads().join("1-1.tar").exists() && data.logs().join("kept").exists());
+        assert_eq!(fs::read_dir(data.uploads()).unwrap().count(), 0);
+        assert!(data.logs().join("kept").exists());
     }
 
     #[test]

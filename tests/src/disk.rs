@@ -1,20 +1,18 @@
 //! Disks of their own for daemons: one in memory that can be full, and one that loses its power.
-#![expect(unsafe_code, reason = "the kernel is asked to shut a file system down by a request that has no safe wrapper")]
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::eventually;
 
-/// `EXT4_IOC_SHUTDOWN` of `linux/ext4.h`.
-const SHUTDOWN: libc::Ioctl = 0x8004_587d_u32 as libc::Ioctl;
-
-/// `EXT4_GOING_FLAGS_NOLOGFLUSH`: nothing reaches the disk any more, not even what the journal was about to say.
-const NOTHING_MORE: u32 = 2;
+/// Asks the kernel to shut the file systems at some folders down: `EXT4_IOC_SHUTDOWN` of `linux/ext4.h` with
+/// `EXT4_GOING_FLAGS_NOLOGFLUSH`, after which nothing reaches the disk, not even what the journal was about to say.
+const SHUTDOWN: &str = "import fcntl, os, struct, sys
+for folder in [os.open(path, os.O_RDONLY) for path in sys.argv[1:]]:
+    fcntl.ioctl(folder, 0x8004587d, struct.pack('I', 2))";
 
 /// How long whatever stands on a disk may take to die.
 const DIE_MAX: Duration = Duration::from_secs(20);
@@ -52,21 +50,18 @@ impl Disk {
         run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(&self.folder));
     }
 
-    /// Cuts the power: what was not made durable is lost, and nothing can be read or written any more.
-    pub(crate) fn cut_power(&self) {
-        let (folder, how) = (File::open(&self.folder).expect("the disk is mounted"), NOTHING_MORE);
-        // SAFETY: the descriptor is open, and the request reads one number, which lives until the call returns.
-        let result = unsafe { libc::ioctl(folder.as_raw_fd(), SHUTDOWN, &raw const how) };
-        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    /// Cuts the power of disks at one instant: what was not made durable is lost, and nothing can be read or written any more.
+    pub(crate) fn cut_power(disks: &[&Self]) {
+        run(Command::new("python3").args(["-c", SHUTDOWN]).args(disks.iter().map(|disk| &disk.folder)));
     }
 
     /// Ends every process that stands on the disk, and mounts it again as after a power cut.
     pub(crate) fn restore_power(&self) {
         eventually("nothing stands on the disk any more", DIE_MAX, || {
             for process in self.users() {
-                let _ = Command::new("kill").args(["-KILL", &process]).stderr(std::process::Stdio::null()).status();
+                let _ = Command::new("kill").args(["-KILL", &process]).stderr(Stdio::null()).status();
             }
-            let unmounted = Command::new("umount").arg(&self.folder).stderr(std::process::Stdio::null()).status();
+            let unmounted = Command::new("umount").arg(&self.folder).stderr(Stdio::null()).status();
             unmounted.is_ok_and(|status| status.success()).then_some(())
         });
         self.plug_in();

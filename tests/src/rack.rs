@@ -200,7 +200,8 @@ impl Rack {
 
     /// Cuts the power of hosts at one instant: what their disks were not made to keep is lost, and nothing on them goes on.
     pub fn cut_power(&mut self, hosts: &[usize]) {
-        hosts.iter().for_each(|host| self.disk(*host).cut_power());
+        let disks: Vec<&Disk> = hosts.iter().map(|host| self.disk(*host)).collect();
+        Disk::cut_power(&disks);
         for host in hosts {
             // It may have ended by itself: its disk has failed.
             let mut agent = self.host_mut(*host).agent.take().expect("the agent runs");
