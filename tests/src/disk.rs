@@ -57,28 +57,30 @@ impl Disk {
 
     /// Ends every process that stands on the disk, and mounts it again as after a power cut.
     pub(crate) fn restore_power(&self) {
-        eventually("nothing stands on the disk any more", DIE_MAX, || {
+        eventually("the disk comes back", DIE_MAX, || {
             for process in self.users() {
                 let _ = Command::new("kill").args(["-KILL", &process]).stderr(Stdio::null()).status();
             }
             let unmounted = Command::new("umount").arg(&self.folder).stderr(Stdio::null()).status();
-            unmounted.is_ok_and(|status| status.success()).then_some(())
+            if !unmounted.is_ok_and(|status| status.success()) {
+                return None;
+            }
+            self.plug_in();
+            // As long as anybody has it mounted elsewhere, it is the file system that was shut down.
+            std::fs::write(self.folder.join("probe"), "").ok()
         });
-        self.plug_in();
     }
 
-    /// Returns the processes that have a part of the disk mounted where others do not see it: those of sandboxes.
+    /// Returns the processes that have something of the disk mounted where others do not see it: those of sandboxes.
     fn users(&self) -> Vec<String> {
-        let folder = self.folder.to_string_lossy();
-        let own = std::fs::read_link("/proc/self/ns/mnt").ok();
+        let inside = format!("{}/", self.folder.display());
         let processes = std::fs::read_dir("/proc").expect("it is mounted").filter_map(Result::ok);
         let numbers = processes.filter_map(|entry| entry.file_name().into_string().ok());
+        let numbers = numbers.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
         numbers
-            .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
             .filter(|process| {
-                let process = Path::new("/proc").join(process);
-                let mounts = std::fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
-                std::fs::read_link(process.join("ns/mnt")).ok() != own && mounts.contains(&*folder)
+                let mounts = std::fs::read_to_string(Path::new("/proc").join(process).join("mountinfo"));
+                mounts.is_ok_and(|mounts| mounts.contains(&inside))
             })
             .collect()
     }
