@@ -1,7 +1,7 @@
 //! Simulated sandboxes: they start, fail, serve, crash, ignore SIGTERM, and outlive the daemon that made them.
 
 use control_plane::model::{Digest, Ending, FunctionName, InstanceFailure, InstanceId, RevisionId, Runtime, Timestamp};
-use control_plane::supervisor::Input;
+use control_plane::supervisor::{Input, Survivor};
 
 use crate::journal::Who;
 use crate::mark::Mark;
@@ -245,12 +245,13 @@ impl Node {
     }
 
     /// A daemon begins: it finds what outlived the one before.
-    pub(crate) fn recover(&mut self) -> Vec<(InstanceId, RevisionId)> {
+    pub(crate) fn recover(&mut self) -> Vec<Survivor> {
         let mut found = Vec::new();
         for (instance, sandbox) in std::mem::take(&mut self.sandboxes) {
             // A sandbox whose revision is unknown belongs to nobody.
-            if self.state.revision(&sandbox.revision).is_some() {
-                found.push((instance, sandbox.revision.clone()));
+            if let Some(known) = self.state.revision(&sandbox.revision) {
+                let (revision, resources) = (sandbox.revision.clone(), known.spec.resources);
+                found.push(Survivor { instance, revision, resources });
                 let wait = self.rng.wait(TAKE_OVER);
                 self.after(wait, Event::Started(instance, sandbox.life));
                 self.sandboxes.insert(instance, sandbox);

@@ -38,11 +38,11 @@ impl Liveness {
         }
     }
 
-    /// Returns when to look again after a look at `seen`.
-    pub(super) fn wake_at(&self, seen: Timestamp) -> Option<Timestamp> {
-        let look = seen + LOOK_EVERY;
+    /// Returns when to look again after a look at `looked`.
+    pub(super) fn wake_at(&self, looked: Timestamp) -> Option<Timestamp> {
+        let look = looked + LOOK_EVERY;
         // Whoever is overdue already is being given up; that must not end the looking after the others.
-        self.0.values().map(|(_, at)| *at + DEAD_AFTER).map(|due| if due > seen { due.min(look) } else { look }).min()
+        self.0.values().map(|(_, at)| *at + DEAD_AFTER).map(|due| if due > looked { due.min(look) } else { look }).min()
     }
 }
 

@@ -75,6 +75,8 @@ pub struct Controller {
     top_up_at: BTreeMap<NodeId, Timestamp>,
     /// When the last input came.
     seen: Timestamp,
+    /// When it last looked at everything, which a beat that says nothing is no reason for.
+    looked: Timestamp,
 }
 
 impl Controller {
@@ -89,6 +91,7 @@ impl Controller {
             no_room: BTreeMap::new(),
             top_up_at: BTreeMap::new(),
             seen: Timestamp::default(),
+            looked: Timestamp::default(),
         }
     }
 
@@ -120,6 +123,7 @@ impl Controller {
                 return Vec::new();
             }
         };
+        self.looked = now;
         self.under_way.expire(now);
         let mut effects = Vec::new();
         self.forget_gone(state);
@@ -138,9 +142,9 @@ impl Controller {
     pub fn wake_at(&self) -> Option<Timestamp> {
         let verifications = self.verifications.values().flat_map(Verification::due);
         let times = self.top_up_at.values().copied().chain(verifications).chain(self.under_way.wake_at());
-        let times = times.chain(self.liveness.wake_at(self.seen));
-        // What was due at the last input has had its effect; what came of that is under way.
-        times.filter(|at| *at > self.seen).min()
+        let times = times.chain(self.liveness.wake_at(self.looked));
+        // What was due at the last look has had its effect; what came of that is under way.
+        times.filter(|at| *at > self.looked).min()
     }
 
     /// Takes what a node tells of its own instances, in the epoch in which it is.

@@ -376,3 +376,20 @@ fn a_node_that_is_overdue_does_not_end_the_looking_after_the_others() {
         controller.on_input(now, Input::Woke(&cluster.state));
     }
 }
+
+#[test]
+fn a_beat_at_the_very_moment_at_which_something_is_due_does_not_put_it_off() {
+    let mut cluster = Cluster::new();
+    let third = NodeId(3);
+    cluster.register(OTHER);
+    cluster.register(third);
+    let beat = Duration::from_millis(500);
+    for _ in 0..DEAD_AFTER.as_millis() / beat.as_millis() {
+        // The driver takes the beat first, although its timer has run out as well.
+        cluster.now = cluster.now + beat;
+        cluster.hear(third, 1);
+        cluster.pass(Duration::ZERO);
+    }
+    assert!(cluster.state.nodes[&OTHER].is_dead);
+    assert!(!cluster.state.nodes[&third].is_dead);
+}

@@ -61,6 +61,17 @@ pub enum Role {
     Candidate,
 }
 
+/// An instance that outlived the agent that started it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Survivor {
+    /// The instance.
+    pub instance: InstanceId,
+    /// What it runs.
+    pub revision: RevisionId,
+    /// What it holds, also when nobody wants its revision any more.
+    pub resources: Resources,
+}
+
 /// What a supervisor is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
@@ -82,8 +93,8 @@ pub enum Input {
     },
     /// The agent came back and found these instances running.
     Recovered {
-        /// The instances and what they run.
-        instances: Vec<(InstanceId, RevisionId)>,
+        /// The instances.
+        instances: Vec<Survivor>,
     },
     /// An instance is ready.
     Started {
@@ -229,7 +240,7 @@ pub struct Supervisor {
 #[derive(Clone, Debug)]
 struct Local {
     revision: RevisionId,
-    /// What it holds; known once its revision was desired.
+    /// What it holds.
     resources: Resources,
     phase: Phase,
     /// When it entered its phase.
@@ -290,10 +301,10 @@ impl Supervisor {
             }
             Input::Recovered { instances } => {
                 self.has_recovered = true;
-                for (instance, revision) in instances {
+                for Survivor { instance, revision, resources } in instances {
                     let local = Local {
                         revision,
-                        resources: Resources::default(),
+                        resources,
                         phase: Phase::Starting,
                         since: now,
                         // What the leader placed is the leader's to keep: it is not proposed for adoption.

@@ -128,15 +128,12 @@ impl Supervisor {
 
     /// Proposes adoptions and releases, each in one command.
     fn propose(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        // Whatever a node says that was given up is refused; it is due again once the node has registered.
-        let Some(desired) = self.desired.as_ref().filter(|desired| !desired.is_dead) else {
-            self.propose_at = None;
-            return;
-        };
+        let Some(desired) = &self.desired else { return };
         let is_unadopted =
             |local: &Local| matches!(local.agreement, Agreement::Granted(_)) && local.phase == Phase::Ready;
         let has_work = !self.ended.is_empty() || self.instances.values().any(is_unadopted);
-        if !has_work {
+        // Nobody takes what a node says that was given up.
+        if !has_work || desired.is_dead {
             self.propose_at = None;
             return;
         }

@@ -211,8 +211,20 @@ fn a_ready_instance_of_a_candidate_is_reported_until_the_leader_has_decided() {
 fn what_the_leader_took_back_while_the_agent_was_away_is_not_adopted() {
     let mut supervisor = Supervisor::new(NODE);
     let placed = InstanceId::placed(1);
-    supervisor.on_input(at(0), Input::Recovered { instances: vec![(placed, revision())] });
+    let survivor = Survivor { instance: placed, revision: revision(), resources: memory(100) };
+    supervisor.on_input(at(0), Input::Recovered { instances: vec![survivor] });
     assert_eq!(supervisor.on_input(at(1), Input::Desired(desired_with(1000))), [Effect::Stop { instance: placed }]);
+}
+
+#[test]
+fn what_outlived_the_agent_holds_its_room_although_nobody_wants_its_revision() {
+    let mut supervisor = Supervisor::new(NODE);
+    let old = RevisionId { number: RevisionNumber(0), ..revision() };
+    let survivor = Survivor { instance: granted(7), revision: old, resources: memory(150) };
+    supervisor.on_input(at(0), Input::Recovered { instances: vec![survivor] });
+    supervisor.on_input(at(1), Input::Desired(Desired { epoch: Epoch(2), ..desired_with(300) }));
+    let started = supervisor.on_input(at(2), wanted(2));
+    assert_eq!(started.len(), 1, "there is room for one beside it: {started:?}");
 }
 
 #[test]

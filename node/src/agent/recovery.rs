@@ -1,7 +1,7 @@
 //! Takes over what outlived the daemon before this one.
 
 use control_plane::model::{InstanceId, Purpose, RevisionId, Runtime};
-use control_plane::supervisor::Input;
+use control_plane::supervisor::{Input, Survivor};
 
 use super::Driver;
 use super::instance;
@@ -18,11 +18,12 @@ impl Driver {
         for sandbox in adopted {
             match self.claim(&sandbox) {
                 Some((instance, revision, purpose)) => {
-                    recovered.push((instance, revision.clone()));
                     let spec = self.means.raft.read(|state| {
                         let function = state.functions.get(&revision.function)?;
                         Some(function.revisions.get(&revision.number)?.spec.clone())
                     });
+                    let resources = spec.as_ref().map(|spec| spec.resources).unwrap_or_default();
+                    recovered.push(Survivor { instance, revision: revision.clone(), resources });
                     let task = self.track(instance, revision, purpose);
                     tokio::spawn(instance::adopt(task, spec, sandbox));
                 }

@@ -186,16 +186,27 @@ async fn register(cluster: Cluster, raft: Raft, spec: NodeSpec, registered: watc
     let mut changes = raft.changes();
     let mut attempts: u32 = 0;
     loop {
-        let is_known = registered.borrow().is_some();
-        let is_dead = raft.read(|state| state.nodes.get(&node).is_some_and(|known| known.is_dead));
-        if is_known && !is_dead {
+        let told = *registered.borrow();
+        let (epoch, is_dead) = raft.read(|state| {
+            let known = state.nodes.get(&node);
+            (known.map(|known| known.epoch), known.is_some_and(|known| known.is_dead))
+        });
+        if told.is_some() && !is_dead {
+            // A registration whose answer got lost may be applied behind the one that was answered.
+            registered.send_if_modified(|told| {
+                let is_later = *told < epoch;
+                if is_later {
+                    *told = epoch;
+                }
+                is_later
+            });
             attempts = 0;
             if changes.changed().await.is_err() {
                 return;
             }
             continue;
         }
-        if is_known {
+        if told.is_some() {
             tracing::warn!(%node, "this node was given up: it registers again");
         }
         match raft.propose(Command::RegisterNode { node, spec: spec.clone() }).await {
