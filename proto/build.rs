@@ -5,6 +5,7 @@ use std::error::Error;
 fn main() -> Result<(), Box<dyn Error>> {
     let files = [
         "v1/model.proto",
+        "v1/reply.proto",
         "v1/log.proto",
         "v1/raft.proto",
         "v1/cluster.proto",

@@ -60,7 +60,7 @@ impl Log {
     fn read(&self) -> Result<State, String> {
         let mut state = decode_state(&self.snapshot).map_err(|error| format!("the snapshot: {error}"))?;
         for entry in &self.tail {
-            let (at, command) = decode_entry(entry).map_err(|error| format!("an entry: {error}"))?;
+            let (at, _, command) = decode_entry(entry).map_err(|error| format!("an entry: {error}"))?;
             // What was refused when it was applied is refused again.
             drop(state.apply(at, command));
         }
@@ -100,7 +100,7 @@ impl Node {
 
     fn apply(&mut self, command: &Command) -> Result<Reply, Rejection> {
         let before = self.state.clone();
-        let entry = encode_entry(self.now, command);
+        let entry = encode_entry(self.now, None, command);
         let result = self.state.apply(self.now, command.clone());
         self.journal.note(self.now, &result);
         self.log.tail.push(entry);

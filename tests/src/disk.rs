@@ -73,14 +73,16 @@ impl Disk {
 
     /// Returns the processes that have something of the disk mounted where others do not see it: those of sandboxes.
     fn users(&self) -> Vec<String> {
-        let inside = format!("{}/", self.folder.display());
+        let folder = self.folder.to_string_lossy();
+        let own = std::fs::read_link("/proc/self/ns/mnt").ok();
         let processes = std::fs::read_dir("/proc").expect("it is mounted").filter_map(Result::ok);
         let numbers = processes.filter_map(|entry| entry.file_name().into_string().ok());
         let numbers = numbers.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
         numbers
             .filter(|process| {
-                let mounts = std::fs::read_to_string(Path::new("/proc").join(process).join("mountinfo"));
-                mounts.is_ok_and(|mounts| mounts.contains(&inside))
+                let process = Path::new("/proc").join(process);
+                let mounts = std::fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
+                std::fs::read_link(process.join("ns/mnt")).ok() != own && mounts.contains(&*folder)
             })
             .collect()
     }

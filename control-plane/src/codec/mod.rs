@@ -9,8 +9,8 @@ mod snapshot;
 use prost::Message;
 use proto::v1;
 
-use crate::model::{FunctionName, Timestamp};
-use crate::state::{Command, Rejection, Reply, State};
+use crate::model::{Epoch, FunctionName, NodeId, Timestamp};
+use crate::state::{Command, Rejection, Reply, State, Ticket};
 use crate::supervisor::ReportEvent;
 
 /// Why bytes are no command or no snapshot.
@@ -38,16 +38,29 @@ impl DecodeError {
     }
 }
 
-/// Returns the bytes of one log entry: a command and the time at which every replica applies it.
-pub fn encode_entry(at: Timestamp, command: &Command) -> Vec<u8> {
-    v1::Entry { at_ms: at.as_millis(), command: Some(command::encode(command)) }.encode_to_vec()
+/// Returns the bytes of one log entry: a command, the time at which every replica applies it, and what makes it apply once.
+pub fn encode_entry(at: Timestamp, ticket: Option<&Ticket>, command: &Command) -> Vec<u8> {
+    let ticket = ticket.map(encode_ticket);
+    v1::Entry { at_ms: at.as_millis(), command: Some(command::encode(command)), ticket }.encode_to_vec()
 }
 
 /// Reads one log entry.
-pub fn decode_entry(bytes: &[u8]) -> Result<(Timestamp, Command), DecodeError> {
+pub fn decode_entry(bytes: &[u8]) -> Result<(Timestamp, Option<Ticket>, Command), DecodeError> {
     let entry = v1::Entry::decode(bytes).map_err(DecodeError::Malformed)?;
     let command = command::decode(entry.command.ok_or(DecodeError::Missing("command"))?)?;
-    Ok((Timestamp::from_millis(entry.at_ms), command))
+    Ok((Timestamp::from_millis(entry.at_ms), entry.ticket.map(decode_ticket), command))
+}
+
+/// Returns what makes a proposal apply once.
+pub fn encode_ticket(ticket: &Ticket) -> v1::Ticket {
+    let Ticket { node, epoch, number, oldest } = *ticket;
+    v1::Ticket { node: node.0, epoch: epoch.0, number, oldest }
+}
+
+/// Reads what makes a proposal apply once.
+pub fn decode_ticket(ticket: v1::Ticket) -> Ticket {
+    let v1::Ticket { node, epoch, number, oldest } = ticket;
+    Ticket { node: NodeId(node), epoch: Epoch(epoch), number, oldest }
 }
 
 /// Returns the message that proposes a command to the leader.

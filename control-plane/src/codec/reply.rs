@@ -140,6 +140,9 @@ pub(super) fn encode_rejection(rejection: &Rejection) -> v1::Rejection {
         ),
         Rejection::NodeRemoved(node) => Wire::NodeRemoved(node.0),
         Rejection::LastNode(node) => Wire::LastNode(node.0),
+        Rejection::NoSession { node, number } => {
+            Wire::NoSession(rejection::NoSession { node: node.0, number: *number })
+        }
         Rejection::Limit { what, limit } => Wire::Limit(rejection::Limit { what: what.clone(), limit: *limit as u64 }),
     };
     v1::Rejection { rejection: Some(rejection) }
@@ -188,6 +191,7 @@ pub(super) fn decode_rejection(rejection: v1::Rejection) -> Result<Rejection, De
         }),
         Wire::NodeRemoved(node) => Rejection::NodeRemoved(NodeId(node)),
         Wire::LastNode(node) => Rejection::LastNode(NodeId(node)),
+        Wire::NoSession(over) => Rejection::NoSession { node: NodeId(over.node), number: over.number },
         Wire::Limit(limit) => Rejection::Limit {
             what: limit.what,
             limit: usize::try_from(limit.limit).map_err(|error| DecodeError::invalid("limit", error))?,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use proto::v1::snapshot::answer::Answer;
 use proto::v1::snapshot::revision::Status;
 use proto::v1::{Snapshot, snapshot};
 
@@ -11,11 +12,12 @@ use super::model::{
     decode_scaling, decode_triggers, encode_instance, encode_node, encode_purpose, encode_resources, encode_revision,
     encode_revision_id, encode_scaling, encode_triggers,
 };
-use super::{DecodeError, function_name};
+use super::{DecodeError, function_name, reply};
 use crate::model::{Epoch, Node, NodeId, RevisionNumber, Timestamp};
 use crate::planted::planted;
 use crate::state::{
-    Admitted, App, Deleted, Function, Invitation, Placement, Revision, RevisionStatus, State, violations,
+    Admitted, App, Deleted, Function, Invitation, Placement, Rejection, Reply, Revision, RevisionStatus, Session,
+    State, violations,
 };
 
 pub(super) fn encode(state: &State) -> Snapshot {
@@ -93,7 +95,32 @@ pub(super) fn encode(state: &State) -> Snapshot {
                 since_ms: placement.since.as_millis(),
             })
             .collect(),
+        sessions: state.sessions.iter().map(encode_session).collect(),
     }
+}
+
+fn encode_session((node, session): (&NodeId, &Session)) -> snapshot::Session {
+    let answer = |(number, answer): (&u64, &Result<Reply, Rejection>)| {
+        let answer = match answer {
+            Ok(reply) => Answer::Reply(reply::encode(reply)),
+            Err(rejection) => Answer::Rejection(reply::encode_rejection(rejection)),
+        };
+        snapshot::Answer { number: *number, answer: Some(answer) }
+    };
+    let answers = session.answers.iter().map(answer).collect();
+    snapshot::Session { node: node.0, epoch: session.epoch.0, oldest: session.oldest, answers }
+}
+
+fn decode_session(session: snapshot::Session) -> Result<(NodeId, Session), DecodeError> {
+    let mut answers = BTreeMap::new();
+    for answer in session.answers {
+        let decoded = match answer.answer.ok_or(DecodeError::Missing("answer"))? {
+            Answer::Reply(reply) => Ok(reply::decode(reply)?),
+            Answer::Rejection(rejection) => Err(reply::decode_rejection(rejection)?),
+        };
+        answers.insert(answer.number, decoded);
+    }
+    Ok((NodeId(session.node), Session { epoch: Epoch(session.epoch), oldest: session.oldest, answers }))
 }
 
 fn encode_numbered((number, revision): (&RevisionNumber, &Revision)) -> snapshot::Revision {
@@ -172,6 +199,10 @@ pub(super) fn decode(snapshot: Snapshot) -> Result<State, DecodeError> {
             since: Timestamp::from_millis(placement.since_ms),
         };
         state.placements.insert(decode_instance(placement.instance)?, decoded);
+    }
+    for session in snapshot.sessions {
+        let (node, session) = decode_session(session)?;
+        state.sessions.insert(node, session);
     }
     match violations(&state).into_iter().next() {
         None => Ok(state),

@@ -149,6 +149,19 @@ fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
+fn ends_session(command: &Command) -> bool {
+    matches!(command, Command::RegisterNode { .. } | Command::RemoveNode { .. })
+}
+
+fn ticket(number: impl Strategy<Value = u64>) -> impl Strategy<Value = Ticket> {
+    (0..3_u32, 0..3_u32, number, 0..4_u64).prop_map(|(node, epoch, number, oldest)| Ticket {
+        node: NodeId(node),
+        epoch: Epoch(epoch),
+        number,
+        oldest,
+    })
+}
+
 /// Answers that few sequences of commands lead to.
 #[test]
 fn rare_answers_read_back_as_they_were_written() {
@@ -176,6 +189,7 @@ fn rare_answers_read_back_as_they_were_written() {
         Err(Rejection::NoRoom { node: NodeId(1), needed: Resources::default(), room: Resources::default() }),
         Err(Rejection::InstanceExists(instance)),
         Err(Rejection::ForeignInstance { node: NodeId(1), instance }),
+        Err(Rejection::NoSession { node: NodeId(1), number: 7 }),
         Err(Rejection::Limit { what: "functions".to_owned(), limit: 7 }),
     ] {
         assert_eq!(decode_answer(encode_answer(&answer)), Ok(answer));
@@ -204,9 +218,11 @@ proptest! {
     }
 
     #[test]
-    fn a_command_reads_back_as_it_was_written(command in command(), at in any::<u64>()) {
+    fn a_command_reads_back_as_it_was_written(
+        command in command(), at in any::<u64>(), ticket in prop::option::of(ticket(any::<u64>())),
+    ) {
         let at = Timestamp::from_millis(at);
-        prop_assert_eq!(decode_entry(&encode_entry(at, &command)), Ok((at, command)));
+        prop_assert_eq!(decode_entry(&encode_entry(at, ticket.as_ref(), &command)), Ok((at, ticket, command)));
     }
 
     #[test]
@@ -216,20 +232,30 @@ proptest! {
     }
 
     #[test]
-    fn any_commands_leave_a_sound_state_that_reads_back(commands in prop::collection::vec(command(), 0..60)) {
+    fn any_commands_leave_a_sound_state_that_reads_back(
+        commands in prop::collection::vec((command(), prop::option::of(ticket(0..6_u64))), 0..60),
+    ) {
         let mut state = State::default();
         let mut replica = State::default();
-        for (at, command) in (0..).zip(commands) {
+        for (at, (command, ticket)) in (0..).zip(commands) {
             let at = Timestamp::from_millis(at);
             let before = state.clone();
-            let answer = state.apply(at, command.clone());
+            let answer = state.apply_once(at, ticket, command.clone());
             if answer.is_err() {
-                prop_assert_eq!(&state, &before, "a refused command changed the state");
+                let sessions = before.sessions.clone();
+                let unchanged = State { sessions, ..state.clone() };
+                prop_assert_eq!(&unchanged, &before, "a refused command changed the state");
             }
             prop_assert_eq!(violations(&state), Vec::<String>::new());
             prop_assert_eq!(decode_answer(encode_answer(&answer)), Ok(answer.clone()));
-            prop_assert_eq!(replica.apply(at, command), answer, "replicas disagree");
+            prop_assert_eq!(replica.apply_once(at, ticket, command.clone()), answer.clone(), "replicas disagree");
             prop_assert_eq!(&state, &replica);
+            if let Some(ticket) = ticket.filter(|_| !ends_session(&command)) {
+                let known = state.sessions.get(&ticket.node).is_some_and(|session| session.epoch == ticket.epoch);
+                prop_assert_eq!(state.apply_once(at, Some(ticket), command), answer.clone(), "it is answered again");
+                prop_assert_eq!(&state, &replica, "and applied once");
+                prop_assert!(known || answer.is_err());
+            }
         }
         let bytes = encode_state(&state);
         let read = decode_state(&bytes);

@@ -59,7 +59,7 @@ impl Applied {
         self.last = Some(id);
         match payload {
             Payload::Blank => None,
-            Payload::Normal(proposal) => Some(self.state.apply(proposal.at, proposal.command)),
+            Payload::Normal(proposal) => Some(self.state.apply_once(proposal.at, proposal.ticket, proposal.command)),
             Payload::Membership(members) => {
                 self.members = StoredMembership::new(Some(id), members);
                 None

@@ -42,7 +42,7 @@ pub use settings::{Timing, settings};
 pub use transport::{AppendReplies, Appends, Lane, Peer, Transport, TransportError};
 
 use crate::model::Timestamp;
-use crate::state::{Command, Rejection, Reply};
+use crate::state::{Command, Rejection, Reply, Ticket};
 
 /// What a log entry carries: a command and the time at which every replica applies it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct Proposal {
     pub at: Timestamp,
     /// What is to be applied.
     pub command: Command,
+    /// What makes it apply once, however often it is proposed.
+    pub ticket: Option<Ticket>,
 }
 
 impl fmt::Display for Proposal {

@@ -48,7 +48,9 @@ pub(super) fn entry(entry: &Entry) -> v1::LogEntry {
     use v1::log_entry::Payload as Wire;
     let payload = match &entry.payload {
         Payload::Blank => Wire::Blank(true),
-        Payload::Normal(proposal) => Wire::Entry(codec::encode_entry(proposal.at, &proposal.command)),
+        Payload::Normal(proposal) => {
+            Wire::Entry(codec::encode_entry(proposal.at, proposal.ticket.as_ref(), &proposal.command))
+        }
         Payload::Membership(members) => Wire::Membership(membership(members)),
     };
     v1::LogEntry { id: Some(log_id(entry.log_id)), payload: Some(payload) }
@@ -64,8 +66,8 @@ pub(super) fn parse_entry(entry: v1::LogEntry) -> Result<Entry, DecodeError> {
     let payload = match entry.payload.ok_or(DecodeError::Missing("payload"))? {
         Wire::Blank(_) => Payload::Blank,
         Wire::Entry(bytes) => {
-            let (at, command) = codec::decode_entry(&bytes)?;
-            Payload::Normal(Proposal { at, command })
+            let (at, ticket, command) = codec::decode_entry(&bytes)?;
+            Payload::Normal(Proposal { at, command, ticket })
         }
         Wire::Membership(members) => Payload::Membership(parse_membership(members)?),
     };

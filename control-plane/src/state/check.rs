@@ -42,6 +42,9 @@ pub fn violations(state: &State) -> Vec<String> {
             }
         }
     }
+    for id in state.sessions.keys().filter(|id| !state.nodes.contains_key(id)) {
+        found.push(format!("{id} has a session and is not registered"));
+    }
     for id in state.removed.iter().filter(|id| state.is_member(**id)) {
         found.push(format!("{id} was removed and is a member"));
     }

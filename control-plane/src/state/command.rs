@@ -318,6 +318,14 @@ pub enum Rejection {
         /// The instance.
         instance: InstanceId,
     },
+    /// The node that proposes has registered anew since, or does not wait for this answer any more.
+    #[error("proposal {number} of {node} came after its session: it may have been applied before")]
+    NoSession {
+        /// The node.
+        node: NodeId,
+        /// Which of its proposals.
+        number: u64,
+    },
     /// A limit of the state is reached.
     #[error("{what}: the most is {limit}")]
     Limit {

@@ -91,6 +91,7 @@ impl State {
             return Err(Rejection::LastNode(id));
         }
         self.nodes.remove(&id);
+        self.sessions.remove(&id);
         self.admitted.remove(&id);
         self.removed.insert(id);
         self.placements.retain(|_, placement| placement.node != id);

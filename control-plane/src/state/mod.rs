@@ -9,6 +9,7 @@ mod function;
 mod instance;
 mod member;
 mod node;
+mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +17,7 @@ pub use check::violations;
 pub use command::{AppliedFunction, Change, Command, NotInvited, PLACE_MAX, Place, Rejection, Reply};
 pub use function::{DELETED_MAX, FUNCTIONS_MAX, REVISIONS_KEPT};
 pub use member::{ADMITTED_LIFE, ADMITTED_MAX, Admitted, INVITATIONS_MAX, Invitation};
+pub use session::{ANSWERS_MAX, Session, Ticket};
 
 use crate::model::{
     AppName, Digest, FunctionName, InstanceId, Node, NodeId, Purpose, Resources, RevisionId, RevisionNumber,
@@ -47,6 +49,8 @@ pub struct State {
     pub placements: BTreeMap<InstanceId, Placement>,
     /// The last sequence handed out for a placed instance.
     pub placed_last: u32,
+    /// The proposals of each node that has registered.
+    pub sessions: BTreeMap<NodeId, Session>,
 }
 
 /// What is remembered of a deleted function.

@@ -1,6 +1,6 @@
 //! What the commands about nodes do.
 
-use super::{Rejection, Reply, State};
+use super::{Rejection, Reply, Session, State};
 use crate::model::{Epoch, Node, NodeId, NodeSpec, Resources};
 
 impl State {
@@ -26,6 +26,8 @@ impl State {
         };
         let spec = NodeSpec { capacity, ..spec };
         self.nodes.insert(id, Node { spec, epoch, grant: Resources::default(), is_draining, is_dead: false });
+        // Whatever it proposed before and was not applied yet never will be.
+        self.sessions.insert(id, Session::new(epoch));
         self.index += 1;
         Ok(Reply::Registered { epoch })
     }

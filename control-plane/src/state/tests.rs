@@ -174,3 +174,57 @@ fn a_dead_node_is_fenced_until_it_registers() {
     assert_eq!(register(&mut state, 1), Ok(Reply::Registered { epoch: Epoch(3) }));
     state.apply(at(1), Command::Grant { node, epoch: Epoch(3), resources: grant }).unwrap();
 }
+
+#[test]
+fn a_proposal_that_comes_twice_is_applied_once() {
+    let mut state = State::default();
+    register(&mut state, 1).unwrap();
+    let node = NodeId(1);
+    let ticket = |number, oldest| Some(Ticket { node, epoch: Epoch(1), number, oldest });
+    let drain = |is_draining| Command::Drain { node, is_draining };
+    let first = state.apply_once(at(2), ticket(1, 1), drain(true));
+    state.apply_once(at(2), ticket(2, 1), drain(false)).expect("it is there");
+    assert_eq!(state.apply_once(at(2), ticket(1, 1), drain(true)), first);
+    assert!(!state.nodes[&node].is_draining, "what came later stands");
+
+    // What was refused is refused again, although it would be taken by now.
+    let other = Command::Drain { node: NodeId(2), is_draining: true };
+    let refused = state.apply_once(at(2), ticket(3, 1), other.clone());
+    register(&mut state, 2).unwrap();
+    assert_eq!((state.apply_once(at(2), ticket(3, 1), other.clone()), refused.is_err()), (refused, true));
+
+    // Answers are kept as long as somebody may ask for them, and what nobody waits for any more is not applied late.
+    let over = |number| Err(Rejection::NoSession { node, number });
+    state.apply_once(at(2), ticket(5, 4), drain(true)).expect("it is there");
+    assert_eq!(state.sessions[&node].answers.keys().copied().collect::<Vec<_>>(), [5]);
+    assert_eq!(state.apply_once(at(2), ticket(3, 1), other.clone()), over(3));
+    register(&mut state, 1).unwrap();
+    assert_eq!(state.apply_once(at(2), ticket(6, 5), other.clone()), over(6), "it registered anew");
+    assert!(!state.nodes[&NodeId(2)].is_draining);
+    let before = state.clone();
+    assert_eq!(
+        state.apply_once(at(2), Some(Ticket { node: NodeId(9), ..ticket(6, 5).unwrap() }), other),
+        over_of(9, 6)
+    );
+    assert_eq!(state, before);
+}
+
+fn over_of(node: u32, number: u64) -> Result<Reply, Rejection> {
+    Err(Rejection::NoSession { node: NodeId(node), number })
+}
+
+#[test]
+fn a_node_has_so_many_answers_kept_and_no_more() {
+    let mut state = State::default();
+    register(&mut state, 1).unwrap();
+    let drain = Command::Drain { node: NodeId(1), is_draining: true };
+    let mut propose = |number, oldest| {
+        let ticket = Ticket { node: NodeId(1), epoch: Epoch(1), number, oldest };
+        state.apply_once(at(2), Some(ticket), drain.clone())
+    };
+    let most = u64::try_from(ANSWERS_MAX).unwrap();
+    assert!((0..most).all(|number| propose(number, 0).is_ok()));
+    assert!(matches!(propose(most, 0), Err(Rejection::Limit { limit: ANSWERS_MAX, .. })));
+    assert!(propose(0, 0).is_ok(), "one that was answered is answered again");
+    assert!(propose(most, 1).is_ok());
+}

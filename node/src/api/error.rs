@@ -103,7 +103,8 @@ impl From<Rejection> for Refusal {
             | Rejection::NoRoom { .. }
             | Rejection::NoLabel { .. }
             | Rejection::InstanceExists(_)
-            | Rejection::ForeignInstance { .. } => Self::new(ErrorCode::Conflict, told),
+            | Rejection::ForeignInstance { .. }
+            | Rejection::NoSession { .. } => Self::new(ErrorCode::Conflict, told),
         }
     }
 }

@@ -82,7 +82,10 @@ impl Client {
         match self.dialect {
             Dialect::Ours => {
                 let mut client = ClusterClient::new(self.channel.clone());
-                let reply = client.propose(v1::ProposeRequest { command: Some(command(key)) }).await?.into_inner();
+                let reply = client
+                    .propose(v1::ProposeRequest { command: Some(command(key)), ticket: None })
+                    .await?
+                    .into_inner();
                 match reply.result {
                     Some(v1::propose_reply::Result::Applied(_)) => Ok(()),
                     Some(v1::propose_reply::Result::NotLeader(_)) | None => {

@@ -193,13 +193,10 @@ async fn register(cluster: Cluster, raft: Raft, spec: NodeSpec, registered: watc
         });
         if told.is_some() && !is_dead {
             // A registration whose answer got lost may be applied behind the one that was answered.
-            registered.send_if_modified(|told| {
-                let is_later = *told < epoch;
-                if is_later {
-                    *told = epoch;
-                }
-                is_later
-            });
+            if let Some(epoch) = epoch.filter(|epoch| told < Some(*epoch)) {
+                raft.begin_session(node, epoch);
+                registered.send_replace(Some(epoch));
+            }
             attempts = 0;
             if changes.changed().await.is_err() {
                 return;
@@ -212,6 +209,7 @@ async fn register(cluster: Cluster, raft: Raft, spec: NodeSpec, registered: watc
         match raft.propose(Command::RegisterNode { node, spec: spec.clone() }).await {
             Ok(Reply::Registered { epoch }) => {
                 tracing::info!(%node, epoch = epoch.0, "registered");
+                raft.begin_session(node, epoch);
                 registered.send_replace(Some(epoch));
                 continue;
             }

@@ -13,6 +13,7 @@ mod members;
 mod propose;
 mod segment;
 mod service;
+mod session;
 mod snapshot;
 mod transport;
 mod wal;
@@ -39,6 +40,7 @@ pub use self::propose::{PROPOSE_MAX, ProposeError, READ_MAX, ReadError};
 pub use self::segment::DamageError;
 pub use self::service::{MESSAGE_MAX_BYTES, ServeError, serve};
 
+use self::session::Session;
 use self::transport::Channels;
 use self::wal::Wal;
 use crate::clock::Clock;
@@ -120,6 +122,7 @@ struct Shared {
     clock: Clock,
     changes: watch::Receiver<u64>,
     leadership: watch::Receiver<bool>,
+    session: Session,
 }
 
 impl std::fmt::Debug for Raft {
@@ -168,7 +171,8 @@ impl Raft {
             core.initialize(members).await.map_err(|error| OpenError::Core(error.to_string()))?;
         }
         let leadership = follow_leadership(&core);
-        let raft = Self(Arc::new(Shared { core, view, wal, channels, clock, changes, leadership }));
+        let raft =
+            Self(Arc::new(Shared { core, view, wal, channels, clock, changes, leadership, session: Session::new() }));
         let votes_alone = raft.0.core.with_raft_state(move |state| {
             let mut voters = state.membership_state.effective().voter_ids();
             voters.next() == Some(id) && voters.next().is_none()

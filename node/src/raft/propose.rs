@@ -4,8 +4,9 @@ use std::error::Error;
 use std::time::Duration;
 
 use control_plane::codec;
+use control_plane::model::{Epoch, NodeId};
 use control_plane::raft::Proposal;
-use control_plane::state::{Command, Rejection, Reply};
+use control_plane::state::{Command, Rejection, Reply, Ticket};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::raft::ReadPolicy;
@@ -13,6 +14,7 @@ use proto::v1;
 use tokio::time::timeout;
 use tonic::{Request, Status};
 
+use super::session::Numbered;
 use super::{Raft, T};
 
 /// How long a proposal waits for its answer.
@@ -66,27 +68,42 @@ enum Attempt<R> {
 impl Raft {
     /// Proposes a command, through the leader if that is another node, and waits until it is applied here.
     ///
-    /// While no leader is known, as during an election or when leadership is handed over, the proposal is held.
+    /// While no leader is known, as during an election or when leadership is handed over, the proposal is held. One whose answer
+    /// got lost is sent again, and applied once all the same, as soon as this node has [begun](Self::begin_session) a session.
     pub async fn propose(&self, command: Command) -> Result<Reply, ProposeError> {
-        let mut held = None;
+        let mut fate = ProposeError::Unavailable("too many wait already".to_owned());
         let proposing = async {
+            // A registration begins a session, and is of none itself.
+            let is_registration = matches!(command, Command::RegisterNode { .. });
+            let numbered = if is_registration { None } else { self.0.session.number().await };
+            let mut was_lost = false;
             loop {
                 let before = self.leads_here();
                 // From here on it may be applied.
-                held = None;
-                match self.propose_once(&command).await? {
-                    Attempt::Done(reply) => return Ok(reply),
-                    Attempt::Held(reason) => held = Some(reason),
+                fate = ProposeError::Timeout;
+                match self.propose_once(&command, numbered.as_ref().map(Numbered::ticket)).await {
+                    Ok(Attempt::Done(reply)) => return Ok(reply),
+                    Ok(Attempt::Held(reason)) if !was_lost => fate = ProposeError::Unavailable(reason),
+                    Ok(Attempt::Held(_)) => {}
+                    Err(lost @ ProposeError::Lost(_)) if numbered.is_some() => (fate, was_lost) = (lost, true),
+                    Err(ProposeError::Rejected(over @ Rejection::NoSession { .. })) => {
+                        return Err(ProposeError::Lost(over.to_string()));
+                    }
+                    Err(error) => return Err(error),
                 }
                 self.until_led(before).await;
             }
         };
-        let proposed = timeout(PROPOSE_MAX, proposing).await;
-        proposed.unwrap_or_else(|_| Err(held.map_or(ProposeError::Timeout, ProposeError::Unavailable)))
+        timeout(PROPOSE_MAX, proposing).await.unwrap_or_else(|_| Err(fate))
     }
 
-    async fn propose_once(&self, command: &Command) -> Result<Attempt<Reply>, ProposeError> {
-        let proposal = Proposal { at: self.0.clock.now(), command: command.clone() };
+    /// Lets proposals be sent again whose answers get lost, from the registration of this node on.
+    pub fn begin_session(&self, node: NodeId, epoch: Epoch) {
+        self.0.session.begin(node, epoch);
+    }
+
+    async fn propose_once(&self, command: &Command, ticket: Option<Ticket>) -> Result<Attempt<Reply>, ProposeError> {
+        let proposal = Proposal { at: self.0.clock.now(), command: command.clone(), ticket };
         let forward = match self.0.core.client_write(proposal).await {
             Ok(written) => return done(written.data),
             // openraft says this only of what it did not append.
@@ -101,17 +118,29 @@ impl Raft {
         let Some((id, address)) = self.leader_elsewhere(&forward) else {
             return Ok(Attempt::Held(forward.to_string()));
         };
-        self.propose_at(id, &address, command).await
+        self.propose_at(id, &address, command, ticket).await
     }
 
     /// Proposes through the leader at an address.
-    async fn propose_at(&self, id: u64, address: &str, command: &Command) -> Result<Attempt<Reply>, ProposeError> {
+    async fn propose_at(
+        &self,
+        id: u64,
+        address: &str,
+        command: &Command,
+        ticket: Option<Ticket>,
+    ) -> Result<Attempt<Reply>, ProposeError> {
         use v1::propose_reply::Result as Wire;
         let mut leader = self.0.channels.leader(id, address);
-        let mut request = Request::new(v1::ProposeRequest { command: Some(codec::encode_command(command)) });
+        let (command, carried) = (Some(codec::encode_command(command)), ticket.as_ref().map(codec::encode_ticket));
+        let mut request = Request::new(v1::ProposeRequest { command, ticket: carried });
         request.set_timeout(PROPOSE_MAX);
         let lost = |reason: String| ProposeError::Lost(reason);
-        let reply = match leader.propose(request).await {
+        let answered = tokio::select! {
+            answered = leader.propose(request) => answered,
+            // Whoever was asked may have gone without a word.
+            () = self.until_not_led_by(id), if ticket.is_some() => return Err(lost("another node leads".to_owned())),
+        };
+        let reply = match answered {
             Ok(reply) => reply.into_inner(),
             Err(status) if was_never_sent(&status) => return Ok(Attempt::Held(status.message().to_owned())),
             Err(status) => return Err(lost(status.message().to_owned())),
@@ -129,7 +158,7 @@ impl Raft {
 
     /// Proposes a command if this node leads, and not through anybody else: what only a leader may want.
     pub async fn propose_as_leader(&self, command: Command) -> Result<Reply, ProposeError> {
-        let proposal = Proposal { at: self.0.clock.now(), command };
+        let proposal = Proposal { at: self.0.clock.now(), command, ticket: None };
         match timeout(PROPOSE_MAX, self.0.core.client_write(proposal)).await.map_err(|_| ProposeError::Timeout)? {
             Ok(written) => match done(written.data)? {
                 Attempt::Done(reply) => Ok(reply),

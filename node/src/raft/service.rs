@@ -72,9 +72,10 @@ impl Leader {
 impl Cluster for Leader {
     async fn propose(&self, request: Request<v1::ProposeRequest>) -> Result<Response<v1::ProposeReply>, Status> {
         use v1::propose_reply::{Applied, Result as Wire};
-        let command = request.into_inner().command.ok_or_else(|| Status::invalid_argument("there is no command"))?;
+        let v1::ProposeRequest { command, ticket } = request.into_inner();
+        let command = command.ok_or_else(|| Status::invalid_argument("there is no command"))?;
         let command = codec::decode_command(command).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let proposal = Proposal { at: self.clock.now(), command };
+        let proposal = Proposal { at: self.clock.now(), command, ticket: ticket.map(codec::decode_ticket) };
         let result = match self.core.client_write(proposal).await {
             Ok(written) => Wire::Applied(Applied {
                 index: written.log_id.index,

@@ -1,6 +1,8 @@
 //! Voters on real sockets and real disks: what was acknowledged stays, whoever leads.
 
-use control_plane::model::{Bytes, MilliCpu, NodeSpec, Resources};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use control_plane::model::{Bytes, Digest, Epoch, MilliCpu, NodeSpec, Resources, Timestamp};
 use control_plane::state::{Command, Rejection, Reply};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -188,6 +190,45 @@ async fn any_voter_takes_proposals_and_reads_what_was_acknowledged() {
     let alone = third.raft.catch_up().await;
     assert!(matches!(alone, Err(ReadError::Unavailable)), "one of three is no quorum: {alone:?}");
     third.raft.shutdown().await;
+}
+
+/// Whoever proposes through a node that stays is told what became of everything, though the leader goes in the middle of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn proposals_whose_answers_get_lost_are_applied_once() {
+    const PROPOSERS: u64 = 16;
+    const EACH: u64 = 20;
+    let [first, second, third] = three().await;
+    second.raft.propose(register(7)).await.expect("the proposal is taken");
+    second.raft.begin_session(NodeId(7), Epoch(1));
+    let before = second.raft.read(|state| state.index);
+    let done = Arc::new(AtomicU64::new(0));
+    let proposers: Vec<_> = (0..PROPOSERS)
+        .map(|_| {
+            let (raft, done) = (second.raft.clone(), Arc::clone(&done));
+            tokio::spawn(async move {
+                for _ in 0..EACH {
+                    // Each time that it is applied counts.
+                    let secret = Digest::from_bytes([1; 32]);
+                    let invite = Command::Invite { secret, expires_at: Timestamp::from_millis(u64::MAX), uses: None };
+                    raft.propose(invite).await.expect("it is known what became of it");
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    while done.load(Ordering::Relaxed) < PROPOSERS * EACH / 4 {
+        tokio::task::yield_now().await;
+    }
+    first.raft.shutdown().await;
+    for proposer in proposers {
+        proposer.await.expect("it did not panic");
+    }
+    assert_eq!(second.raft.read(|state| state.index), before + PROPOSERS * EACH);
+    let kept = second.raft.read(|state| state.sessions[&NodeId(7)].answers.len());
+    assert!(kept <= 2 * PROPOSERS as usize, "{kept} answers are kept, and nobody waits any more");
+    for voter in [&second, &third] {
+        voter.raft.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -215,7 +215,7 @@ impl Facts {
     fn apply(&mut self, entry: &[u8]) {
         let payload = v1::LogEntry::decode(entry).ok().and_then(|entry| entry.payload);
         let Some(Payload::Entry(bytes)) = payload else { return };
-        let (at, command) = match codec::decode_entry(&bytes) {
+        let (at, ticket, command) = match codec::decode_entry(&bytes) {
             Ok(decoded) => decoded,
             Err(error) => return self.journal.blame(&format!("an applied entry cannot be read: {error}")),
         };
@@ -228,7 +228,7 @@ impl Facts {
             _ => None,
         };
         // A refusal is an answer like any other.
-        let _ = self.state.apply(at, command);
+        let _ = self.state.apply_once(at, ticket, command);
         if let Some((NodeId(key), name)) = written
             && let Some(registered) = self.state.nodes.get(&NodeId(key))
         {

@@ -143,7 +143,7 @@ async fn write(cluster: &Cluster, node: u64, key: u32, name: String) -> Outcome 
     let Some(core) = cluster.core(node) else { return Outcome::Unknown };
     let spec = NodeSpec { name: name.clone(), capacity: Resources::default(), labels: BTreeMap::new() };
     let at = cluster.time(node);
-    let proposal = Proposal { at, command: Command::RegisterNode { node: NodeId(key), spec } };
+    let proposal = Proposal { at, command: Command::RegisterNode { node: NodeId(key), spec }, ticket: None };
     match core.client_write(proposal).await {
         Ok(response) => match response.data {
             Some(Ok(Reply::Registered { epoch })) => Outcome::Known(u64::from(epoch.0), name),
