@@ -17,6 +17,7 @@ use super::subject::{Logging, Subject};
 use super::yard::Yard;
 use super::{Bench, BenchError, REST, find, folder_in, io_at, until};
 use crate::sandbox::bundle::Filter;
+use crate::sandbox::{LaunchRequest, Network};
 
 /// How often each thing is measured unless told otherwise.
 const ROUNDS: usize = 50;
@@ -34,6 +35,9 @@ const PEERS: [(&str, &str, Filter); 4] = [
     ("runc run", "runc", Filter::Equal),
     ("runc run, no seccomp", "runc", Filter::None),
 ];
+
+/// The row of sandboxes that have a way out.
+const EGRESS: &str = "hearth, with a way out";
 
 const PYTHON: &str = "import json\nimport http\n\n\ndef handler(event, context):\n    return {\"ok\": http.HTTPStatus.OK, \"size\": len(json.dumps(event))}\n";
 
@@ -79,7 +83,9 @@ async fn sandboxes(bench: &Bench<'_>, yard: &Yard, rounds: usize) -> Result<Sect
     for (_, runtime, filter) in PEERS {
         peers.push(Peer::prepare(runtime, &yard.request, filter, &yard.folder().join("peers"), 1)?);
     }
-    let (mut ours, mut floor) = (Samples::default(), Samples::default());
+    let egress = LaunchRequest { network: Network::Egress, ..yard.request.clone() };
+    yard.sandboxes.expect_egress();
+    let (mut ours, mut reaching, mut floor) = (Samples::default(), Samples::default(), Samples::default());
     let mut theirs = vec![Samples::default(); peers.len()];
     for round in 0..rounds + WARM_UP {
         bench.go_on()?;
@@ -90,9 +96,13 @@ async fn sandboxes(bench: &Bench<'_>, yard: &Yard, rounds: usize) -> Result<Sect
         sleep(REST);
         let request = yard.request.clone();
         let own = yard.first_byte(request, Instant::now()).await?;
+        yard.wait_full()?;
+        yard.wait_full_of(Network::Egress)?;
+        sleep(REST);
+        let with_egress = yard.first_byte(egress.clone(), Instant::now()).await?;
         let mut others = Vec::new();
         // Everybody rests after the pool is full again: filling it warms the kernel for whoever comes next.
-        yard.wait_full()?;
+        yard.wait_full_of(Network::Egress)?;
         for peer in &peers {
             sleep(REST);
             others.push(match peer.clone() {
@@ -105,13 +115,14 @@ async fn sandboxes(bench: &Bench<'_>, yard: &Yard, rounds: usize) -> Result<Sect
         let bare = annex.run(move || first_byte(Command::new(program))).map_err(io_at("the annex failed"))??;
         if round >= WARM_UP {
             ours.time(own);
+            reaching.time(with_egress);
             floor.time(bare);
             for (samples, other) in theirs.iter_mut().zip(others) {
                 other.into_iter().for_each(|time| samples.time(time));
             }
         }
     }
-    let mut rows = vec![Row::new("hearth", Role::Ours, &ours)];
+    let mut rows = vec![Row::new("hearth", Role::Ours, &ours), Row::new(EGRESS, Role::Ours, &reaching)];
     for (((name, runtime, _), samples), peer) in PEERS.iter().zip(&theirs).zip(&peers) {
         rows.push(match peer {
             Some(_) => Row::new(*name, Role::Peer, samples),
@@ -122,7 +133,9 @@ async fn sandboxes(bench: &Bench<'_>, yard: &Yard, rounds: usize) -> Result<Sect
     let section =
         Section::new("first byte of a static binary in a sandbox, with seccomp and a user namespace", "ms", rows);
     let times = section.ratio("crun run");
-    Ok(section.goal("times faster than crun", times, Side::AtLeast, 10.0))
+    let added = section.median(EGRESS).zip(section.median("hearth")).map(|(egress, none)| egress - none);
+    let section = section.goal("times faster than crun", times, Side::AtLeast, 10.0);
+    Ok(section.goal("added by a way out", added, Side::AtMost, 1.0))
 }
 
 /// What a function takes by itself, outside of any sandbox.

@@ -14,8 +14,10 @@ mod egress;
 mod files;
 mod floods;
 mod host;
+mod host_network;
 mod layers;
 mod life;
+mod machine;
 mod probe;
 mod siblings;
 
@@ -40,6 +42,7 @@ fn main() {
         egress::TESTS,
         files::TESTS,
         floods::TESTS,
+        host_network::TESTS,
         layers::TESTS,
         life::TESTS,
         siblings::TESTS,
