@@ -24,6 +24,7 @@ macro_rules! machine_tests {
 pub(crate) const TESTS: &[Test] = machine_tests![
     a_way_out_leads_beyond_the_host_under_its_address,
     the_host_its_peers_and_link_local_addresses_are_out_of_reach,
+    an_address_of_the_host_is_one_wherever_packets_are_led,
     nothing_leaves_in_the_name_of_somebody_else,
     nothing_is_opened_towards_a_sandbox_with_a_way_out,
     an_adopted_sandbox_keeps_its_way_out_and_the_last_leaves_nothing,
@@ -150,6 +151,27 @@ async fn the_host_its_peers_and_link_local_addresses_are_out_of_reach(machine: A
     );
     let (text, _) = host.run_one(reaching(&host, &script)).await;
     assert_eq!(text, "seen as 203.0.113.1\n");
+    host.end().await;
+}
+
+/// What leads to the host is judged twice: by its addresses before anything else, and by where it ends up after all.
+async fn an_address_of_the_host_is_one_wherever_packets_are_led(machine: Arc<Machine>) {
+    let place = |ip: &str| format!("{ip}:{PORT}");
+    let host = Host::start();
+    // An address of the host that is led away from it, to where somebody answers.
+    machine.ip(Place::Machine, &["addr", "add", "192.0.2.9/32", "dev", "lo"]);
+    machine.ip(Place::Outside, &["addr", "add", "192.0.2.9/32", "dev", "lo"]);
+    machine.ip(Place::Machine, &["route", "add", "192.0.2.9/32", "via", "203.0.113.2", "table", "100"]);
+    machine.ip(Place::Machine, &["rule", "add", "pref", "1", "lookup", "local"]);
+    machine.ip(Place::Machine, &["rule", "add", "pref", "0", "to", "192.0.2.9", "lookup", "100"]);
+    machine.ip(Place::Machine, &["rule", "del", "pref", "0", "lookup", "local"]);
+    assert_eq!(machine.fetch(Place::Machine, &place("192.0.2.9")).ok().as_deref(), Some("seen as 203.0.113.1"));
+    // An address of nobody's that is led to the host.
+    machine.ip(Place::Machine, &["route", "add", "local", "192.0.2.10/32", "dev", "lo", "table", "main"]);
+    for ip in ["192.0.2.9", "192.0.2.10"] {
+        let (text, _) = host.run_one(reaching(&host, &format!("$PROBE connect {}", place(ip)))).await;
+        assert_eq!(text, "ECONNREFUSED\n", "{ip}");
+    }
     host.end().await;
 }
 
