@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::Test;
 use crate::host::{Host, finish};
 use crate::machine::{Machine, PATIENCE, PORT, Place, eventually, on_machine};
+use crate::tables;
 
 /// Names tests that have a machine.
 macro_rules! machine_tests {
@@ -30,6 +31,7 @@ pub(crate) const TESTS: &[Test] = machine_tests![
     an_adopted_sandbox_keeps_its_way_out_and_the_last_leaves_nothing,
     two_daemons_share_a_machine_and_a_range,
     a_host_that_was_no_router_becomes_none,
+    whoever_loads_a_firewall_anew_opens_nothing,
     a_range_that_the_host_has_a_route_to_is_refused,
     names_are_resolved_by_whom_a_sandbox_reaches,
 ];
@@ -58,31 +60,8 @@ fn traces(machine: &Machine) -> Vec<String> {
     let routes = machine.told(Place::Machine, &["-4", "route", "show", "table", "all"]);
     let neighbours = machine.told(Place::Machine, &["neigh", "show", "nud", "permanent"]);
     let forwarding = ["conf/eth0/forwarding", "conf/eth1/forwarding", "ip_forward"].map(|name| machine.setting(name));
-    let tables = machine.within(Place::Machine, tables);
+    let tables = machine.within(Place::Machine, tables::names);
     [vec![links, routes, neighbours], forwarding.to_vec(), tables].concat()
-}
-
-/// Returns the names of the tables of nf_tables in this namespace, as the kernel lists them.
-fn tables() -> Vec<String> {
-    use nix::sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
-    };
-    use std::os::fd::AsRawFd;
-    let protocol = SockProtocol::NetlinkNetFilter;
-    let kernel = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).expect("netlink");
-    // NFT_MSG_GETTABLE of every family, as a dump.
-    let mut question = vec![20, 0, 0, 0];
-    question.extend(((10u16 << 8) | 1).to_ne_bytes());
-    question.extend(0x301u16.to_ne_bytes());
-    question.extend([0; 12]);
-    sendto(kernel.as_raw_fd(), &question, &NetlinkAddr::new(0, 0), MsgFlags::empty()).expect("the kernel is asked");
-    let mut answer = vec![0; 1 << 16];
-    let length = recv(kernel.as_raw_fd(), &mut answer, MsgFlags::empty()).expect("the kernel answers");
-    let text = String::from_utf8_lossy(&answer[..length]).into_owned();
-    text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-')
-        .filter(|word| word.starts_with("hearth-"))
-        .map(str::to_owned)
-        .collect()
 }
 
 async fn a_way_out_leads_beyond_the_host_under_its_address(machine: Arc<Machine>) {
@@ -225,7 +204,7 @@ async fn an_adopted_sandbox_keeps_its_way_out_and_the_last_leaves_nothing(machin
     assert_eq!(line, "seen as 203.0.113.1");
     drop((sandbox, output));
     host.sandboxes.shutdown().await;
-    assert_eq!(machine.within(Place::Machine, tables).len(), 1, "the wall stays with what is behind it");
+    assert_eq!(machine.within(Place::Machine, tables::names).len(), 1, "the wall stays with what is behind it");
     let (again, mut adopted) = Sandboxes::start(host.config.clone()).expect("sandboxes can be made");
     let sandbox = adopted.pop().expect("the sandbox still runs");
     let mut output = sandbox.take_output().expect("the output is there again");
@@ -256,7 +235,7 @@ async fn two_daemons_share_a_machine_and_a_range(machine: Arc<Machine>) {
         .await;
     let routes = machine.told(Place::Machine, &["route"]);
     assert_eq!(routes.lines().filter(|line| line.starts_with("10.99.0.")).count(), 4, "{routes}");
-    assert_eq!(machine.within(Place::Machine, tables).len(), 2);
+    assert_eq!(machine.within(Place::Machine, tables::names).len(), 2);
 
     // The one that leaves takes nothing away from the other.
     let [first, second] = hosts;
@@ -309,6 +288,18 @@ async fn a_host_that_was_no_router_becomes_none(machine: Arc<Machine>) {
     machine.ip(Place::Machine, &["route", "add", "169.254.0.0/16", "via", "203.0.113.2"]);
     machine.ip(Place::Machine, &["route", "add", "default", "via", "203.0.113.2"]);
     assert_untouched(&machine, &before).await;
+}
+
+async fn whoever_loads_a_firewall_anew_opens_nothing(machine: Arc<Machine>) {
+    let host = Host::start();
+    let fetch = format!("$PROBE fetch 203.0.113.2:{PORT}");
+    host.run_one(reaching(&host, &fetch)).await;
+    machine.within(Place::Machine, tables::flush);
+    // From Linux 6.9 on at once, before within a look of the daemon.
+    let refused = format!("[ $($PROBE connect 203.0.113.1:{PORT}) = ECONNREFUSED ]");
+    let (text, _) = host.run_one(reaching(&host, &format!("until {refused}; do :; done; {fetch}"))).await;
+    assert_eq!(text, "seen as 203.0.113.1\n");
+    host.end().await;
 }
 
 async fn a_range_that_the_host_has_a_route_to_is_refused(machine: Arc<Machine>) {

@@ -20,6 +20,7 @@ mod life;
 mod machine;
 mod probe;
 mod siblings;
+mod tables;
 
 use libtest_mimic::{Arguments, Trial};
 
