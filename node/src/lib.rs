@@ -18,6 +18,7 @@ pub mod gateway;
 pub mod image;
 pub mod leader;
 pub mod manifest;
+pub mod net;
 pub mod peering;
 pub mod raft;
 pub mod sandbox;

@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -335,16 +335,35 @@ impl Rack {
         voters.map(|member| member["address"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
-    /// Runs a command of the CLI against a host, expects exit code 0 and returns its standard output.
-    pub fn succeed(&self, host: usize, arguments: &[&str]) -> String {
-        let output = Command::new(binary())
+    /// Returns how many sandboxes of a host have a wire to it.
+    pub fn wires(&self, host: usize) -> usize {
+        let netns = self.netns(host);
+        let output = Command::new("ip").args(["-n", &netns, "-o", "link"]).output().expect("ip is there");
+        String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.contains(": hearth")).count()
+    }
+
+    /// Runs a command of the CLI against a host.
+    fn run(&self, host: usize, arguments: &[&str]) -> Output {
+        Command::new(binary())
             .args(arguments)
             .arg("--data-dir")
             .arg(self.data_dir(host))
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .output()
-            .expect("hearth can be executed");
+            .expect("hearth can be executed")
+    }
+
+    /// Runs a command of the CLI against a host, expects it to fail and returns what it says about that.
+    pub fn refused(&self, host: usize, arguments: &[&str]) -> String {
+        let output = self.run(host, arguments);
+        assert!(!output.status.success(), "hearth {arguments:?} did not fail");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Runs a command of the CLI against a host, expects exit code 0 and returns its standard output.
+    pub fn succeed(&self, host: usize, arguments: &[&str]) -> String {
+        let output = self.run(host, arguments);
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "hearth {arguments:?}: {told}\n--- host {host}\n{}", self.log(host));
         String::from_utf8(output.stdout).expect("the CLI prints text")

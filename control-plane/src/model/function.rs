@@ -70,7 +70,7 @@ pub enum Network {
     /// Only its own loopback interface.
     #[default]
     None,
-    /// The world outside; the sandbox shares the network of its host.
+    /// What lies beyond its node, but neither the node itself nor other sandboxes.
     Egress,
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Means;
-use super::request::{self, ANSWER_MAX, Label, Ports};
+use super::request::{self, ANSWER_MAX, HTTP_PORT, Label};
 use crate::contract::{
     Capture, Channel, EventChannel, Framed, Http, Identity, InitFailure, OutputLimits, RuntimeApi, log_queue,
 };
@@ -102,8 +102,7 @@ impl Task {
 
     async fn launch(&mut self, spec: &RevisionSpec) -> Result<Sandbox, String> {
         let rootfs = self.root(&spec.image).await?;
-        let ports = Ports::on(spec.network).map_err(|error| format!("loopback has no free port: {error}"))?;
-        let label = Label { instance: self.instance, revision: self.revision.clone(), purpose: self.purpose, ports };
+        let label = Label { instance: self.instance, revision: self.revision.clone(), purpose: self.purpose };
         let request = request::launch(&label, spec, rootfs);
         self.means.sandboxes.launch(request).await.map_err(|error| error_chain::text(&error))
     }
@@ -260,10 +259,9 @@ async fn connect(
 
 fn http(sandbox: &Arc<Sandbox>, capture: &Arc<Capture>) -> Http {
     let sandbox = Arc::clone(sandbox);
-    let port = Label::parse(sandbox.label()).map_or(Ports::default(), |label| label.ports).http;
     let connect = move || {
         let sandbox = Arc::clone(&sandbox);
-        async move { sandbox.connect_loopback(port).await }
+        async move { sandbox.connect_loopback(HTTP_PORT).await }
     };
     Http::new(connect, Arc::clone(capture))
 }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use control_plane::model::{Epoch, InstanceId, NodeId, Purpose, RevisionId, Timestamp};
+use control_plane::model::{Epoch, InstanceId, Network, NodeId, Purpose, RevisionId, Timestamp};
 use control_plane::supervisor::{Input, Report, Supervisor, desired};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::tools::SandboxTools;
 
 use self::instance::{Event, Order};
-use self::prefetch::Prefetch;
+use self::prefetch::{Prefetch, startable};
 use crate::clock::Clock;
 use crate::gateway::{Demand, Demands, Gateway, Traffic};
 use crate::image::{ImagePeers, Store};
@@ -178,8 +178,15 @@ impl Agent {
     ) -> Self {
         let (events_tx, events) = mpsc::channel(EVENTS_MAX);
         let prefetch = tokio::spawn(Prefetch::new(&means).run(stop.clone()));
-        let driver =
-            Driver { supervisor: Supervisor::new(means.node), means, instances, events_tx, reports, newcomer: None };
+        let driver = Driver {
+            supervisor: Supervisor::new(means.node),
+            means,
+            instances,
+            events_tx,
+            reports,
+            newcomer: None,
+            expects_egress: false,
+        };
         let task = tokio::spawn(driver.run(demands, events, adopted, registered, stop));
         Self { task, prefetch }
     }
@@ -221,6 +228,8 @@ struct Driver {
     reports: mpsc::Sender<Report>,
     /// The instance that has just become ready, until the supervisor has said what becomes of it.
     newcomer: Option<act::Newcomer>,
+    /// Whether a function was seen that has a way out.
+    expects_egress: bool,
 }
 
 impl Driver {
@@ -264,10 +273,16 @@ impl Driver {
 
     fn take_state(&mut self) {
         let node = self.means.node;
+        let expects_egress = self.expects_egress;
         let wanted = self.means.raft.read(|state| {
             self.means.gateway.set_state(state);
+            self.expects_egress = expects_egress || startable(state).any(|spec| spec.network == Network::Egress);
             if state.removed.contains(&node) { Some(Input::Removed) } else { desired(state, node).map(Input::Desired) }
         });
+        if self.expects_egress && !expects_egress {
+            // So that the first call finds a sandbox with a way out.
+            self.means.sandboxes.expect_egress();
+        }
         if let Some(input) = wanted {
             self.feed(input);
         }

@@ -136,7 +136,7 @@ impl Prefetch {
 }
 
 /// Returns every revision that may be started: live ones and candidates.
-fn startable(state: &State) -> impl Iterator<Item = &RevisionSpec> {
+pub(super) fn startable(state: &State) -> impl Iterator<Item = &RevisionSpec> {
     let revisions = state.functions.values().flat_map(|function| {
         [function.live, function.candidate].into_iter().flatten().filter_map(|number| function.revisions.get(&number))
     });

@@ -1,8 +1,6 @@
 //! What a revision's instance becomes as a sandbox: process, environment, limits.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::{Ipv4Addr, TcpListener};
 
 use control_plane::model::{InstanceId, Network, Purpose, RevisionId, RevisionNumber, RevisionSpec, Runtime};
 use serde::{Deserialize, Serialize};
@@ -11,8 +9,11 @@ use crate::contract::{Contract, DEFAULTS, Identity, TASK_ROOT, environment};
 use crate::image::{Rootfs, User};
 use crate::sandbox;
 
-/// The ports of an instance that has a loopback of its own.
-const OWN_PORTS: Ports = Ports { http: 8080, runtime_api: 9001 };
+/// Where an instance serves HTTP, on the loopback of its sandbox.
+pub(super) const HTTP_PORT: u16 = 8080;
+
+/// Where the node serves it the Runtime API, there as well.
+const RUNTIME_API_PORT: u16 = 9001;
 
 /// The longest answer of a handler, in bytes: Lambda's own limit.
 pub(super) const ANSWER_MAX: usize = 6 << 20;
@@ -23,45 +24,12 @@ const USER_DEFAULT: User = User { uid: 1000, gid: 1000 };
 /// What runs Python handlers, inside a sandbox.
 const PYTHON_BOOTSTRAP: &str = "/opt/hearth/bootstrap.py";
 
-/// The ports of loopback that an instance and its node speak over, as far as its contract uses them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Ports {
-    /// Where the instance serves HTTP.
-    pub(super) http: u16,
-    /// Where the node serves the Runtime API.
-    pub(super) runtime_api: u16,
-}
-
-impl Default for Ports {
-    fn default() -> Self {
-        OWN_PORTS
-    }
-}
-
-impl Ports {
-    /// Returns ports for an instance on a network: free ones where it shares the host's with everybody else.
-    pub(super) fn on(network: Network) -> io::Result<Self> {
-        match network {
-            Network::None => Ok(OWN_PORTS),
-            Network::Egress => {
-                // Held together, so that they are two.
-                let (http, runtime_api) = (TcpListener::bind(FREE)?, TcpListener::bind(FREE)?);
-                Ok(Self { http: http.local_addr()?.port(), runtime_api: runtime_api.local_addr()?.port() })
-            }
-        }
-    }
-}
-
-/// Asks the kernel for a port of loopback that nobody has.
-const FREE: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
-
 /// What a sandbox carries so that a later daemon knows what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Label {
     pub(super) instance: InstanceId,
     pub(super) revision: RevisionId,
     pub(super) purpose: Purpose,
-    pub(super) ports: Ports,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -70,8 +38,6 @@ struct WrittenLabel {
     function: String,
     revision: u32,
     is_minimum: bool,
-    #[serde(default)]
-    ports: Ports,
 }
 
 impl Label {
@@ -81,7 +47,6 @@ impl Label {
             function: self.revision.function.to_string(),
             revision: self.revision.number.0,
             is_minimum: self.purpose == Purpose::Minimum,
-            ports: self.ports,
         };
         serde_json::to_string(&written).expect("text and numbers can be written as JSON")
     }
@@ -93,7 +58,6 @@ impl Label {
             instance: written.instance.parse().ok()?,
             revision: RevisionId { function: written.function.parse().ok()?, number: RevisionNumber(written.revision) },
             purpose: if written.is_minimum { Purpose::Minimum } else { Purpose::Demand },
-            ports: written.ports,
         })
     }
 }
@@ -139,10 +103,10 @@ pub(super) fn launch(label: &Label, spec: &RevisionSpec, rootfs: Rootfs) -> sand
         },
         network: match spec.network {
             Network::None => sandbox::Network::None,
-            Network::Egress => sandbox::Network::Host,
+            Network::Egress => sandbox::Network::Egress,
         },
         channel: uses_frames,
-        loopback_port: uses_runtime_api.then_some(label.ports.runtime_api),
+        loopback_port: uses_runtime_api.then_some(RUNTIME_API_PORT),
         start,
         label: label.write(),
     }
@@ -164,9 +128,8 @@ fn user(spec: &RevisionSpec, image: Option<User>) -> User {
 fn start(spec: &RevisionSpec, rootfs: &Rootfs, argv: &[String], env: &[(String, String)]) -> sandbox::Start {
     let [interpreter, script] = argv else { return sandbox::Start::Exec };
     let is_bootstrap = spec.runtime == Runtime::Python3 && script == PYTHON_BOOTSTRAP;
-    let is_alone = spec.network == Network::None;
     match rootfs.captured.first() {
-        Some(layer) if is_bootstrap && is_alone && !env.iter().any(|(name, value)| needs_exec(name, value)) => {
+        Some(layer) if is_bootstrap && !env.iter().any(|(name, value)| needs_exec(name, value)) => {
             sandbox::Start::Zygote(sandbox::ZygoteSpec { layer: layer.clone(), interpreter: interpreter.clone() })
         }
         _ => sandbox::Start::Exec,
@@ -188,21 +151,21 @@ fn variables(label: &Label, spec: &RevisionSpec, image: &[String]) -> Vec<(Strin
     variables.extend(image.iter().filter_map(|variable| variable.split_once('=')).map(own));
     variables.extend(spec.environment.clone());
     let identity = identity(label.instance, &label.revision, spec);
-    for contract in contracts(label.ports, spec) {
+    for contract in contracts(spec) {
         variables.extend(environment(&identity, &contract, spec.concurrency.get()));
     }
     variables.into_iter().collect()
 }
 
 /// Returns the contracts that a function may live by; an image shows only later which.
-fn contracts(ports: Ports, spec: &RevisionSpec) -> Vec<Contract> {
+fn contracts(spec: &RevisionSpec) -> Vec<Contract> {
     let handler = spec.handler.clone().unwrap_or_default();
-    let http = Contract::Http { port: ports.http };
+    let http = Contract::Http { port: HTTP_PORT };
     match spec.runtime {
         Runtime::Python3 | Runtime::Nodejs => vec![Contract::Framed { handler, answer_max: ANSWER_MAX }],
-        Runtime::Provided => vec![Contract::RuntimeApi { handler, port: ports.runtime_api }],
+        Runtime::Provided => vec![Contract::RuntimeApi { handler, port: RUNTIME_API_PORT }],
         Runtime::Http => vec![http],
-        Runtime::Image => vec![Contract::RuntimeApi { handler, port: ports.runtime_api }, http],
+        Runtime::Image => vec![Contract::RuntimeApi { handler, port: RUNTIME_API_PORT }, http],
     }
 }
 
@@ -216,9 +179,7 @@ mod tests {
             instance: InstanceId::placed(7),
             revision: RevisionId { function: "resize".parse().expect("a name"), number: RevisionNumber(3) },
             purpose: Purpose::Minimum,
-            ports: Ports::on(Network::Egress).expect("loopback has free ports"),
         };
-        assert_ne!((label.ports.http, label.ports), (label.ports.runtime_api, OWN_PORTS));
         assert_eq!(Label::parse(&label.write()), Some(label));
         assert_eq!(Label::parse("{}"), None);
         assert_eq!(Label::parse("instance-0-0-7"), None);

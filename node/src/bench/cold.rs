@@ -16,7 +16,9 @@ use super::sample::Samples;
 use super::subject::{Logging, Subject};
 use super::yard::Yard;
 use super::{Bench, BenchError, REST, find, folder_in, io_at, until};
+use crate::error_chain;
 use crate::sandbox::bundle::Filter;
+use crate::sandbox::{LaunchError, LaunchRequest, Network};
 
 /// How often each thing is measured unless told otherwise.
 const ROUNDS: usize = 50;
@@ -34,6 +36,9 @@ const PEERS: [(&str, &str, Filter); 4] = [
     ("runc run", "runc", Filter::Equal),
     ("runc run, no seccomp", "runc", Filter::None),
 ];
+
+/// The row of sandboxes that have a way out.
+const EGRESS: &str = "hearth, with a way out";
 
 const PYTHON: &str = "import json\nimport http\n\n\ndef handler(event, context):\n    return {\"ok\": http.HTTPStatus.OK, \"size\": len(json.dumps(event))}\n";
 
@@ -79,6 +84,7 @@ async fn sandboxes(bench: &Bench<'_>, yard: &Yard, rounds: usize) -> Result<Sect
     for (_, runtime, filter) in PEERS {
         peers.push(Peer::prepare(runtime, &yard.request, filter, &yard.folder().join("peers"), 1)?);
     }
+    let mut reaching = Reaching::open(yard).await?;
     let (mut ours, mut floor) = (Samples::default(), Samples::default());
     let mut theirs = vec![Samples::default(); peers.len()];
     for round in 0..rounds + WARM_UP {
@@ -90,6 +96,7 @@ async fn sandboxes(bench: &Bench<'_>, yard: &Yard, rounds: usize) -> Result<Sect
         sleep(REST);
         let request = yard.request.clone();
         let own = yard.first_byte(request, Instant::now()).await?;
+        reaching.turn(yard, round >= WARM_UP).await?;
         let mut others = Vec::new();
         // Everybody rests after the pool is full again: filling it warms the kernel for whoever comes next.
         yard.wait_full()?;
@@ -111,7 +118,7 @@ async fn sandboxes(bench: &Bench<'_>, yard: &Yard, rounds: usize) -> Result<Sect
             }
         }
     }
-    let mut rows = vec![Row::new("hearth", Role::Ours, &ours)];
+    let mut rows = vec![Row::new("hearth", Role::Ours, &ours), reaching.row()];
     for (((name, runtime, _), samples), peer) in PEERS.iter().zip(&theirs).zip(&peers) {
         rows.push(match peer {
             Some(_) => Row::new(*name, Role::Peer, samples),
@@ -122,7 +129,52 @@ async fn sandboxes(bench: &Bench<'_>, yard: &Yard, rounds: usize) -> Result<Sect
     let section =
         Section::new("first byte of a static binary in a sandbox, with seccomp and a user namespace", "ms", rows);
     let times = section.ratio("crun run");
-    Ok(section.goal("times faster than crun", times, Side::AtLeast, 10.0))
+    let added = section.median(EGRESS).zip(section.median("hearth")).map(|(egress, none)| egress - none);
+    let section = section.goal("times faster than crun", times, Side::AtLeast, 10.0);
+    Ok(section.goal("added by a way out", added, Side::AtMost, 1.0))
+}
+
+/// Our sandbox with a way out, where the machine can make one.
+struct Reaching {
+    request: LaunchRequest,
+    /// Why it cannot.
+    closed: Option<String>,
+    samples: Samples,
+}
+
+impl Reaching {
+    async fn open(yard: &Yard) -> Result<Self, BenchError> {
+        let request = LaunchRequest { network: Network::Egress, ..yard.request.clone() };
+        // The first makes the way out.
+        let closed = match yard.first_byte(request.clone(), Instant::now()).await {
+            Ok(_) => None,
+            Err(BenchError::Launch(LaunchError::Egress(error))) => Some(error_chain::text(&error)),
+            Err(error) => return Err(error),
+        };
+        Ok(Self { request, closed, samples: Samples::default() })
+    }
+
+    /// Leaves both pools full, as it finds them.
+    async fn turn(&mut self, yard: &Yard, counts: bool) -> Result<(), BenchError> {
+        if self.closed.is_some() {
+            return Ok(());
+        }
+        yard.wait_full()?;
+        yard.wait_full_of(Network::Egress)?;
+        sleep(REST);
+        let took = yard.first_byte(self.request.clone(), Instant::now()).await?;
+        if counts {
+            self.samples.time(took);
+        }
+        yard.wait_full_of(Network::Egress)
+    }
+
+    fn row(self) -> Row {
+        match self.closed {
+            None => Row::new(EGRESS, Role::Ours, &self.samples),
+            Some(reason) => Row::missing(EGRESS, Role::Ours, reason),
+        }
+    }
 }
 
 /// What a function takes by itself, outside of any sandbox.

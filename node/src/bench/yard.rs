@@ -1,5 +1,6 @@
 //! Sandboxes of our own, made as the daemon makes its own, and the program that writes one byte in them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -7,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
 
 use super::{Bench, BenchError, PATIENCE, folder_in, io_at, program};
 use crate::config;
+use crate::net;
 use crate::sandbox::{self, ID_SHIFT, LaunchRequest, Limits, Network, Process, Sandbox, Sandboxes, Start};
 
 /// The program in its root.
@@ -49,6 +52,13 @@ impl Yard {
             executable: bench.executable.clone(),
             spawners: count(defaults.spawners),
             pool_size: pool,
+            egress: net::Config {
+                name: cgroup_parent.clone(),
+                folder: folder.path().join("egress"),
+                subnet: net::Subnet::default(),
+                dns: Vec::new(),
+                peers: watch::Sender::new(BTreeSet::new()).subscribe(),
+            },
             cgroup_parent: cgroup_parent.clone(),
         };
         let (sandboxes, _) = Sandboxes::start(config)?;
@@ -87,7 +97,12 @@ impl Yard {
 
     /// Waits until the pool is full.
     pub(super) fn wait_full(&self) -> Result<(), BenchError> {
-        super::until("the pool fills", || self.sandboxes.blank_count() >= self.pool)
+        self.wait_full_of(Network::None)
+    }
+
+    /// Waits until the pool of sandboxes for a network is full.
+    pub(super) fn wait_full_of(&self, network: Network) -> Result<(), BenchError> {
+        super::until("the pool fills", || self.sandboxes.blank_count(network) >= self.pool)
     }
 
     /// Starts one sandbox and returns the time since `start` until the first byte of its process.

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use base64::Engine;
 use bytes::Bytes;
-use control_plane::model::Network;
 use hyper::Request;
 use proto::json::{self, DeployEvent, ImageEvent};
 use tokio::sync::mpsc;
@@ -145,12 +144,6 @@ pub(super) async fn build_all<'a>(
 
 /// Uploads a source and waits for its image.
 async fn build(client: &Client, app: &str, function: &Function) -> Result<String, Failure> {
-    if function.network == Network::Egress {
-        output::say(&format!(
-            "{}: network \"egress\" shares the network of its node: no wall between them",
-            function.name
-        ));
-    }
     let mut request = function.build_request();
     // A base that lies on this machine goes to the node first, which then knows it by its digest.
     let is_path = |base: &&str| base.starts_with("oci:") || base.starts_with('/');

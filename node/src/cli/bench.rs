@@ -116,7 +116,8 @@ fn table(report: &Report) -> Result<(), Failure> {
     }
     let missing: Vec<&Row> =
         report.sections.iter().flat_map(|section| &section.rows).filter(|row| row.p50.is_none()).collect();
-    let mut notes: Vec<&str> = missing.iter().filter_map(|row| row.note.as_deref()).collect();
+    let notes = missing.iter().filter_map(|row| row.note.as_deref());
+    let mut notes: Vec<&str> = notes.filter(|note| note.ends_with("not installed")).collect();
     notes.dedup();
     for note in notes {
         output::say(&format!("hint: {note}: install it to have it beside"));

@@ -14,6 +14,7 @@ use super::output;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::data_dir::{RUN_ROOT_DEFAULT, running};
+use crate::net;
 
 /// The oldest kernel that everything is tried on.
 const KERNEL_MIN: (u32, u32) = (6, 5);
@@ -64,7 +65,8 @@ fn useful(is_there: bool) -> Health {
 pub(super) fn doctor(target: &Target, format: Format) -> Result<(), Failure> {
     let defaults = Config::default();
     let data_dir = target.data_dir.clone().unwrap_or_else(|| defaults.data_dir.clone());
-    let mut checks = vec![root(), kernel(), cgroups(), namespaces(), overlay(), seccomp(), disk(&data_dir)];
+    let mut checks =
+        vec![root(), kernel(), cgroups(), namespaces(), overlay(), seccomp(), packet_filter(), disk(&data_dir)];
     checks.extend([("gateway port", defaults.ports.gateway), ("API port", defaults.ports.api)].map(port));
     checks.extend([language("python3", "python3"), language("nodejs", "node"), clock()]);
     output::list(format, &checks, &["name", "status", "found", "hint"])?;
@@ -147,6 +149,15 @@ fn seccomp() -> Check {
         if actions.is_empty() { "none" } else { "filters" },
         "another kernel has it",
     )
+}
+
+/// Looks for what functions with a way out need of the kernel.
+fn packet_filter() -> Check {
+    let hint = "functions with network = \"egress\" need it: modprobe nf_tables, as root";
+    match net::filters() {
+        Ok(()) => Check::new("nf_tables", Health::Ok, "it answers", hint),
+        Err(error) => Check::new("nf_tables", Health::Warn, error.to_string(), hint),
+    }
 }
 
 /// Looks at the disk that a data directory is or will be on.

@@ -19,6 +19,7 @@ pub use quantity::{Period, QuantityError, Size};
 pub use span::{caret, nearest};
 
 use crate::data_dir::{DATA_DIR_DEFAULT, RUN_ROOT_DEFAULT};
+use crate::net::Subnet;
 use crate::telemetry::Format;
 
 /// The largest configuration file, in bytes.
@@ -50,6 +51,8 @@ pub struct Config {
     pub ports: Ports,
     /// Sandboxes.
     pub sandbox: Sandbox,
+    /// How functions reach out that may.
+    pub egress: Egress,
     /// Images and how they are built.
     pub build: Build,
     /// The gateway.
@@ -97,6 +100,16 @@ pub struct Sandbox {
     pub pool: u32,
     /// How many processes make them; 1 to 64.
     pub spawners: u32,
+}
+
+/// How functions with `network = "egress"` reach out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Egress {
+    /// The addresses of their sandboxes, which nobody else sees: as many instances may run here at once.
+    pub subnet: Subnet,
+    /// Whom they ask for names; empty means whom the host asks, as far as that is not the host itself.
+    pub dns: Vec<Ipv4Addr>,
 }
 
 /// How images are built.
@@ -169,6 +182,7 @@ impl Default for Config {
             labels: BTreeMap::new(),
             ports: Ports::default(),
             sandbox: Sandbox::default(),
+            egress: Egress::default(),
             build: Build::default(),
             gateway: Gateway::default(),
             logs: Logs::default(),
@@ -395,6 +409,17 @@ impl Config {
         if self.sandbox.pool > 1024 {
             return refuse("sandbox.pool", &self.sandbox.pool, "at most 1024");
         }
+        let is_own = |address: &&Ipv4Addr| address.is_loopback() || address.is_unspecified() || address.is_link_local();
+        if let Some(address) = self.egress.dns.iter().find(is_own) {
+            return refuse("egress.dns", address, "an address that a sandbox can reach: not loopback, not link-local");
+        }
+        if self.egress.subnet.count() <= self.sandbox.pool {
+            return refuse(
+                "egress.subnet",
+                &self.egress.subnet,
+                "a range of more addresses than sandbox.pool has sandboxes",
+            );
+        }
         if self.gateway.connections_max == 0 {
             return refuse("gateway.connections-max", &0, "at least 1");
         }
@@ -534,7 +559,7 @@ mod tests {
                 hearth-agent.toml:1:2: there is no key entirely
                   |
                 1 | [entirely]
-                  |  ^^^^^^^^ the keys are advertise, bind, build, data-dir, gateway, join, labels, log, logs, name, ports, run-dir, sandbox"#]],
+                  |  ^^^^^^^^ the keys are advertise, bind, build, data-dir, egress, gateway, join, labels, log, logs, name, ports, run-dir, sandbox"#]],
         );
     }
 
@@ -555,6 +580,24 @@ mod tests {
                   |
                 2 | api = 70000
                   |       ^^^^^"#]],
+        );
+        check(
+            "[egress]\nsubnet = \"10.1.2.3/24\"\n",
+            expect![[r#"
+                hearth-agent.toml:2:10: 10.1.2.3 is within a range that begins at 10.1.2.0
+                  |
+                2 | subnet = "10.1.2.3/24"
+                  |          ^^^^^^^^^^^^^"#]],
+        );
+        check(
+            "[egress]\ndns = [\"10.0.0.1\", \"127.0.0.53\"]\n",
+            expect![
+                "egress.dns is 127.0.0.53, it is an address that a sandbox can reach: not loopback, not link-local"
+            ],
+        );
+        check(
+            "[egress]\nsubnet = \"10.1.2.0/28\"\n",
+            expect!["egress.subnet is 10.1.2.0/28, it is a range of more addresses than sandbox.pool has sandboxes"],
         );
         check("[ports]\napi = 8080\n", expect!["ports.api is 8080, it is another port than ports.gateway"]);
         let mut layers = Layers::new();

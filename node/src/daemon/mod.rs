@@ -10,11 +10,13 @@ mod image_failure;
 mod image_work;
 mod observer;
 mod platform;
+mod reach;
 mod readiness;
 mod room;
 mod start_error;
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +40,7 @@ use crate::data_dir::DataDir;
 use crate::gateway::{Gateway, QUEUE_MAX, Traffic};
 use crate::image::{self, Store, ToolSettings};
 use crate::leader;
+use crate::net;
 use crate::peering::PeerStream;
 use crate::raft::{self, Raft};
 use crate::sandbox::{self, Sandboxes};
@@ -124,7 +127,8 @@ impl Daemon {
         let raft = Raft::open(raft_config, Some(cluster.raft_peers()), clock.clone()).await?;
         let images = Store::open(&data_dir.images(), image_settings(&config)).map_err(StartError::Images)?;
         let handed_over = cluster.serve(&raft, &images, peers_listener, &stop);
-        let (sandboxes, adopted) = Sandboxes::start(sandbox_config(&config, &data_dir)?)?;
+        let peers = reach::follow(raft.clone(), api_address.port(), stop.clone());
+        let (sandboxes, adopted) = Sandboxes::start(sandbox_config(&config, &data_dir, peers)?)?;
 
         let observer = Arc::new(Counter::new(Arc::clone(&metrics)));
         let gateway = Gateway::among_peers(
@@ -431,7 +435,11 @@ fn image_settings(config: &Config) -> image::Settings {
     }
 }
 
-fn sandbox_config(config: &Config, data_dir: &DataDir) -> Result<sandbox::Config, StartError> {
+fn sandbox_config(
+    config: &Config,
+    data_dir: &DataDir,
+    peers: watch::Receiver<BTreeSet<SocketAddrV4>>,
+) -> Result<sandbox::Config, StartError> {
     let executable = std::env::current_exe().map_err(StartError::Executable)?;
     let name = data_dir.run().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let count = |number: u32| usize::try_from(number).unwrap_or(1);
@@ -441,5 +449,12 @@ fn sandbox_config(config: &Config, data_dir: &DataDir) -> Result<sandbox::Config
         spawners: count(config.sandbox.spawners),
         pool_size: count(config.sandbox.pool),
         cgroup_parent: format!("hearth-{name}"),
+        egress: net::Config {
+            name,
+            folder: data_dir.run().join("egress"),
+            subnet: config.egress.subnet,
+            dns: config.egress.dns.clone(),
+            peers,
+        },
     })
 }

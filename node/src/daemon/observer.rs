@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::gateway::{self, CallRecord, Observer, Traffic};
 use crate::image::Store;
 use crate::raft::Raft;
-use crate::sandbox::Sandboxes;
+use crate::sandbox::{Network, Sandboxes};
 use crate::telemetry::{BlankLabel, Metrics, StartPhase};
 
 /// How often what is not counted call by call is looked at.
@@ -76,8 +76,10 @@ pub(super) fn follow(
             let figures = raft.metrics();
             metrics.raft_applied.set(number(figures.applied));
             metrics.wal_size.set(number(figures.wal_bytes));
-            let blanks = i64::try_from(sandboxes.blank_count()).unwrap_or(i64::MAX);
-            metrics.pool_blanks.get_or_create(&BlankLabel { kind: "blank".to_owned() }).set(blanks);
+            for (network, kind) in [(Network::None, "blank"), (Network::Egress, "egress")] {
+                let blanks = i64::try_from(sandboxes.blank_count(network)).unwrap_or(i64::MAX);
+                metrics.pool_blanks.get_or_create(&BlankLabel { kind: kind.to_owned() }).set(blanks);
+            }
             let exchanged = images.peer_traffic();
             count_up(&metrics.image_fetched, exchanged.fetched_bytes());
             count_up(&metrics.image_served, exchanged.served_bytes());

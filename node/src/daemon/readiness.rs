@@ -11,7 +11,7 @@ use control_plane::model::Epoch;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::sandbox::Sandboxes;
+use crate::sandbox::{Network, Sandboxes};
 
 /// How often it is looked for the first sandbox.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -42,7 +42,7 @@ impl Readiness {
         let this = self.clone();
         tokio::spawn(async move {
             while !this.0.has_sandboxes.load(Ordering::Relaxed) {
-                if sandboxes.blank_count() > 0 {
+                if sandboxes.blank_count(Network::None) > 0 {
                     this.0.has_sandboxes.store(true, Ordering::Relaxed);
                     return;
                 }

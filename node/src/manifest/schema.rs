@@ -74,7 +74,7 @@ fn function() -> Value {
             },
             "network": {
                 "enum": ["none", "egress"], "default": "none",
-                "description": "What the sandbox may reach: only its own loopback, or the world outside."
+                "description": "What the sandbox may reach: only its own loopback, or what lies beyond its node."
             },
             "user": {
                 "type": "integer", "minimum": 0, "maximum": 65534,

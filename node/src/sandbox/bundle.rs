@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::cgroup::CPU_PERIOD_US;
+use super::protocol::BlankNetwork;
 use super::{LaunchRequest, seccomp, spec};
 
 /// Whether a container gets the filter of system calls that every sandbox has.
@@ -19,7 +20,7 @@ pub enum Filter {
 /// Returns the `config.json` of a container with the same namespaces, users, mounts, limits and privileges as the sandbox
 /// of a request, whose root is the directory at `root`.
 pub fn equal_to(request: &LaunchRequest, name: &str, cgroup: &str, root: &Path, filter: Filter) -> Value {
-    let mut config = spec::blank(name, cgroup, false);
+    let mut config = spec::blank(name, cgroup, &BlankNetwork::Own);
     // Older runtimes know no later version, and nothing here needs one.
     config["ociVersion"] = json!("1.0.2");
     config["root"] = json!({"path": root, "readonly": true});

@@ -42,6 +42,7 @@ pub use self::spec::{ID_COUNT, ID_SHIFT};
 use self::cgroup::Cgroup;
 use self::layout::Layout;
 use self::process::Process as Child;
+use crate::net::OpenError;
 
 /// What a sandbox is to run.
 #[derive(Clone, Debug)]
@@ -95,10 +96,13 @@ pub struct Limits {
 }
 
 /// What a sandbox may reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
     /// Its own loopback interface.
+    #[default]
     None,
+    /// What lies beyond its host: neither the host itself nor other sandboxes; see [`crate::net`].
+    Egress,
     /// Everything its host reaches: it shares the host's network.
     Host,
 }
@@ -143,6 +147,9 @@ pub enum LaunchError {
     /// No spawner answered in time.
     #[error("no spawner answered within {0:?}")]
     Timeout(std::time::Duration),
+    /// It was to have a way out, and there is none.
+    #[error("the sandbox has no way out")]
+    Egress(#[from] OpenError),
     /// The sandbox was there, but could not be used.
     #[error("the sandbox could not be used")]
     Unusable(#[source] io::Error),
@@ -157,6 +164,15 @@ struct Kept {
     id: String,
     label: String,
     pid: i32,
+    #[serde(default)]
+    network: Network,
+}
+
+impl Kept {
+    /// Reads what is kept of a sandbox; of a blank one that is nothing.
+    fn read(layout: &Layout, slot: &str) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(layout.slot(slot).join("kept.json")).ok()?).ok()
+    }
 }
 
 /// The reading ends of a sandbox's output.

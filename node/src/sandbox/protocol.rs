@@ -11,6 +11,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use serde::{Deserialize, Serialize};
 
 use super::ZygoteSpec;
+use crate::net::Wiring;
 
 /// The longest message, in bytes; environments are bounded well below it.
 pub(super) const MESSAGE_MAX: usize = 256 * 1024;
@@ -25,8 +26,8 @@ pub(super) enum Request {
     Fill {
         /// Its name: of its run directory, its container and its cgroups.
         slot: String,
-        /// Whether it shares the network of the host instead of having one of its own.
-        is_on_host_network: bool,
+        /// What it will reach.
+        network: BlankNetwork,
     },
     /// Bind a root into a blank sandbox and start it.
     Start {
@@ -53,6 +54,17 @@ pub(super) enum Request {
         /// The blank sandbox.
         slot: String,
     },
+}
+
+/// The network of a blank sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum BlankNetwork {
+    /// One of its own, with loopback alone.
+    Own,
+    /// One of its own, with a wire to the host.
+    Wired(Wiring),
+    /// That of the host.
+    Host,
 }
 
 /// What a spawner answers.

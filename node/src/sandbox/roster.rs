@@ -1,6 +1,5 @@
 //! Who runs in the sandboxes of a run directory, as another process sees it: for measurements from outside.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Kept;
@@ -24,7 +23,7 @@ pub struct Resident {
 pub fn residents(run_dir: &Path, cgroup_parent: &str) -> Vec<Resident> {
     let layout = Layout::new(PathBuf::from(run_dir));
     let kept = |slot: &str| {
-        let kept: Kept = serde_json::from_slice(&fs::read(layout.slot(slot).join("kept.json")).ok()?).ok()?;
+        let kept = Kept::read(&layout, slot)?;
         let (processes, memory_bytes) = look(cgroup_parent, slot)?;
         Some(Resident { label: kept.label, pid: kept.pid, processes, memory_bytes })
     };

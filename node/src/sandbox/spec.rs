@@ -3,6 +3,8 @@
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
 
+use super::protocol::BlankNetwork;
+
 /// How far user and group ids inside a sandbox are shifted outside: 0 inside is 100000 outside, nobody on the host.
 ///
 /// Layers are unpacked with their owners shifted alike, so that files look right inside.
@@ -49,7 +51,7 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 /// Returns the `config.json` of a blank sandbox.
 ///
 /// Its init keeps only what it needs to take on the function's user id; the executor gives that up before it runs anything.
-pub(super) fn blank(slot: &str, cgroup: &str, is_on_host_network: bool) -> Value {
+pub(super) fn blank(slot: &str, cgroup: &str, network: &BlankNetwork) -> Value {
     let ids = json!([{"containerID": 0, "hostID": ID_SHIFT, "size": ID_COUNT}]);
     let mut namespaces = vec!["pid", "mount", "ipc", "uts", "cgroup", "user"];
     let mut mounts = vec![
@@ -59,7 +61,7 @@ pub(super) fn blank(slot: &str, cgroup: &str, is_on_host_network: bool) -> Value
         json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]}),
     ];
     // The kernel lets nobody mount sysfs for a network that is not its own.
-    if !is_on_host_network {
+    if *network != BlankNetwork::Host {
         namespaces.push("network");
         mounts.push(json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]}));
     }

@@ -74,7 +74,7 @@ struct PhaseLabel {
 /// Which pool of sandboxes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct BlankLabel {
-    /// `blank`, or the runtime whose zygotes they are.
+    /// `blank`, or `egress` for those that have a way out.
     pub kind: String,
 }
 

@@ -1,14 +1,17 @@
 //! What every test of this folder starts from: sandboxes of its own, a layer with a shell, and one with the probe.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use node::net;
 use node::sandbox::{Config, Exit, LaunchRequest, Limits, Network, Output, Process, Sandbox, Sandboxes, Signal, Start};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
 
 use crate::probe::MARK;
 
@@ -84,6 +87,11 @@ fn shell() -> PathBuf {
 
 impl Host {
     pub(crate) fn start() -> Self {
+        Self::start_with(|_| ())
+    }
+
+    /// Starts sandboxes with a configuration that differs.
+    pub(crate) fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let run_dir = tempfile::Builder::new().prefix("hearth-").tempdir_in("/run").expect("/run can be written to");
         let layer = open_folder();
         std::fs::create_dir_all(layer.path().join("bin")).expect("a folder can be made");
@@ -93,13 +101,22 @@ impl Host {
         {
             std::os::unix::fs::symlink("busybox", layer.path().join("bin").join(name)).expect("a link can be made");
         }
-        let config = Config {
+        let name = run_dir.path().file_name().expect("it has a name").to_string_lossy().into_owned();
+        let mut config = Config {
             run_dir: run_dir.path().to_path_buf(),
             executable: PathBuf::from(env!("CARGO_BIN_EXE_hearth")),
             spawners: 1,
             pool_size: 1,
-            cgroup_parent: run_dir.path().file_name().expect("it has a name").to_string_lossy().into_owned(),
+            egress: net::Config {
+                name: name.clone(),
+                folder: run_dir.path().join("egress"),
+                subnet: net::Subnet::default(),
+                dns: Vec::new(),
+                peers: watch::Sender::new(BTreeSet::new()).subscribe(),
+            },
+            cgroup_parent: name,
         };
+        change(&mut config);
         let (sandboxes, adopted) = Sandboxes::start(config.clone()).expect("sandboxes can be made; they need root");
         assert!(adopted.is_empty());
         Self { sandboxes, run_dir, layer, config }

@@ -14,10 +14,13 @@ mod egress;
 mod files;
 mod floods;
 mod host;
+mod host_network;
 mod layers;
 mod life;
+mod machine;
 mod probe;
 mod siblings;
+mod tables;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -40,6 +43,7 @@ fn main() {
         egress::TESTS,
         files::TESTS,
         floods::TESTS,
+        host_network::TESTS,
         layers::TESTS,
         life::TESTS,
         siblings::TESTS,

@@ -97,7 +97,7 @@ pub enum Network {
     /// Only its own loopback interface.
     #[default]
     None,
-    /// The world outside.
+    /// What lies beyond its node, but neither the node itself nor other sandboxes.
     Egress,
 }
 

@@ -27,8 +27,7 @@ pub(super) fn adopt(config: &Config, layout: &Layout, version: Version, known: &
 }
 
 fn adopt_one(config: &Config, layout: &Layout, version: Version, known: &Known, slot: &str) -> Option<Sandbox> {
-    let bytes = fs::read(layout.slot(slot).join("kept.json")).ok()?;
-    let kept: Kept = serde_json::from_slice(&bytes).ok()?;
+    let kept = Kept::read(layout, slot)?;
     if !is_in_sandbox(config, slot, kept.pid) {
         return None;
     }

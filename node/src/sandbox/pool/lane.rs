@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 use super::super::cgroup::{Cgroup, Version};
 use super::super::layout::Layout;
 use super::super::process::{Known, Process as Child, reap_strangers};
-use super::super::protocol::{Answer, CgroupLimits, Request, Workload};
+use super::super::protocol::{Answer, BlankNetwork, CgroupLimits, Request, Workload};
 use super::super::spawner_link::{ANSWER_MAX, AskError, SpawnerLink};
 use super::super::{Kept, LaunchError, LaunchRequest, Network, Output, Sandbox, Start, ZygoteSpec, loopback};
 use super::Config;
 use super::adopt::remove_leftover;
+use crate::net::Wiring;
 
 /// Counts the sandboxes of this process, so that no two have the same name.
 static SLOTS: AtomicUsize = AtomicUsize::new(1);
@@ -40,7 +42,19 @@ const ZYGOTE_FAILURES_MAX: u32 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Load {
     pub(super) pending: AtomicUsize,
-    pub(super) blanks: AtomicUsize,
+    blanks: AtomicUsize,
+    wired_blanks: AtomicUsize,
+}
+
+impl Load {
+    /// Returns how many blank sandboxes for a network are ready.
+    pub(super) fn blanks(&self, network: Network) -> usize {
+        match network {
+            Network::None => self.blanks.load(Ordering::Relaxed),
+            Network::Egress => self.wired_blanks.load(Ordering::Relaxed),
+            Network::Host => 0,
+        }
+    }
 }
 
 /// A sandbox that somebody waits for.
@@ -60,6 +74,10 @@ pub(super) struct LaneTask {
     pub(super) known: Known,
     /// The zygote that launches ask for.
     pub(super) zygote: watch::Receiver<Option<ZygoteSpec>>,
+    /// How sandboxes with a way out are connected, once there is one.
+    pub(super) wiring: watch::Receiver<Option<Wiring>>,
+    /// What they see of the host's files.
+    pub(super) egress_layer: PathBuf,
     pub(super) state: LaneState,
 }
 
@@ -78,6 +96,7 @@ pub(super) struct LaneState {
 struct Blank {
     slot: String,
     pid: i32,
+    network: Network,
     /// Whether a fork of the zygote waits in it.
     has_guest: bool,
 }
@@ -85,7 +104,7 @@ struct Blank {
 /// What a lane does while nothing is to be launched.
 enum Chore {
     StartZygote(ZygoteSpec),
-    Fill,
+    Fill(Network),
     /// Let the zygote fork into the blank sandbox of this number.
     Attach(usize),
 }
@@ -129,6 +148,8 @@ impl LaneTask {
                 }
                 // Another zygote is wanted: the next look at the chores finds it.
                 Ok(()) = self.zygote.changed() => self.state.zygote_failures = 0,
+                // There is a way out: the next look at the chores finds what is missing.
+                Ok(()) = self.wiring.changed() => {}
             }
         }
         if let Some(link) = self.state.link.take() {
@@ -142,21 +163,33 @@ impl LaneTask {
         if let Some(spec) = wanted.clone().filter(|_| wanted != self.state.zygote) {
             return Some(Chore::StartZygote(spec));
         }
-        let blanks = &self.state.blanks;
-        if blanks.len() < self.share {
-            return Some(Chore::Fill);
+        let networks: &[Network] =
+            if self.wiring.borrow().is_some() { &[Network::None, Network::Egress] } else { &[Network::None] };
+        if let Some(network) = networks.iter().find(|network| self.count(**network) < self.share) {
+            return Some(Chore::Fill(*network));
         }
+        self.state.zygote.as_ref()?;
+        networks.iter().find_map(|network| self.without_guest(*network)).map(Chore::Attach)
+    }
+
+    fn count(&self, network: Network) -> usize {
+        self.state.blanks.iter().filter(|blank| blank.network == network).count()
+    }
+
+    /// Returns a blank sandbox for a network that should have a guest.
+    fn without_guest(&self, network: Network) -> Option<usize> {
+        let blanks = &self.state.blanks;
+        let guests = blanks.iter().filter(|blank| blank.network == network && blank.has_guest).count();
         // One stays without, for what is executed.
-        let guests = blanks.iter().filter(|blank| blank.has_guest).count();
-        let wants_guest = self.state.zygote.is_some() && guests < self.share.saturating_sub(1).max(1);
-        wants_guest.then(|| blanks.iter().position(|blank| !blank.has_guest)).flatten().map(Chore::Attach)
+        let wants_guest = guests < self.share.saturating_sub(1).max(1);
+        wants_guest.then(|| blanks.iter().position(|blank| blank.network == network && !blank.has_guest)).flatten()
     }
 
     /// Does a chore and returns how long to rest before the next.
     async fn attend(&mut self, chore: Chore) -> Duration {
         let done = match chore {
             Chore::StartZygote(spec) => self.start_zygote(spec).await.map(|()| Duration::ZERO),
-            Chore::Fill => self.fill(false).await.map(|blank| {
+            Chore::Fill(network) => self.fill(network).await.map(|blank| {
                 self.keep(blank);
                 Duration::ZERO
             }),
@@ -184,7 +217,8 @@ impl LaneTask {
     }
 
     fn count_blanks(&self) {
-        self.load.blanks.store(self.state.blanks.len(), Ordering::Relaxed);
+        self.load.blanks.store(self.count(Network::None), Ordering::Relaxed);
+        self.load.wired_blanks.store(self.count(Network::Egress), Ordering::Relaxed);
     }
 
     /// Asks the spawner; one that fails to answer is replaced, and its blank sandboxes are ended with it.
@@ -227,23 +261,38 @@ impl LaneTask {
     }
 
     /// Makes a blank sandbox.
-    async fn fill(&mut self, is_on_host_network: bool) -> Result<Blank, LaunchError> {
+    async fn fill(&mut self, network: Network) -> Result<Blank, LaunchError> {
         if self.state.created >= SPAWNER_CREATES_MAX && self.state.blanks.is_empty() {
             self.replace();
         }
+        let connection = self.connection(network)?;
         self.state.created += 1;
         let slot = format!("s{}-{}-{}", std::process::id(), self.number, SLOTS.fetch_add(1, Ordering::Relaxed));
-        let request = Request::Fill { slot: slot.clone(), is_on_host_network };
+        let request = Request::Fill { slot: slot.clone(), network: connection };
         let filled = match self.ask(&request).await {
             Ok((Answer::Filled { pid }, _)) => {
                 self.known.insert(pid);
-                Ok(Blank { slot, pid, has_guest: false })
+                Ok(Blank { slot, pid, network, has_guest: false })
             }
             Ok(_) => Err(unexpected()),
-            Err(error) => Err(error),
+            Err(error) => {
+                // Its init may be there already, and waits for a start that will not come.
+                remove_leftover(&self.config, &self.layout, self.version, &slot);
+                Err(error)
+            }
         };
         reap_strangers(&self.known);
         filled
+    }
+
+    /// Returns what a blank sandbox for a network is connected by.
+    fn connection(&self, network: Network) -> Result<BlankNetwork, LaunchError> {
+        match network {
+            Network::None => Ok(BlankNetwork::Own),
+            Network::Host => Ok(BlankNetwork::Host),
+            // It is opened before anybody asks for it, and closed with the pool.
+            Network::Egress => self.wiring.borrow().clone().map(BlankNetwork::Wired).ok_or(LaunchError::ShutDown),
+        }
     }
 
     /// Has the spawner start a zygote in place of another; it warms up by itself.
@@ -282,18 +331,18 @@ impl LaneTask {
 
     /// Returns a blank sandbox for a request: with a fork of the zygote in it if that is how it is to start.
     async fn blank_for(&mut self, request: &LaunchRequest) -> Result<Blank, LaunchError> {
-        if request.network == Network::Host {
-            return self.fill(true).await;
-        }
+        let network = request.network;
         let wants_guest = match &request.start {
             Start::Exec => false,
             Start::Zygote(spec) => self.state.zygote.as_ref() == Some(spec),
         };
         let blanks = &mut self.state.blanks;
-        let best = blanks.iter().position(|blank| blank.has_guest == wants_guest).or(blanks.len().checked_sub(1));
+        let find =
+            |fits: &dyn Fn(&Blank) -> bool| blanks.iter().rposition(|blank| blank.network == network && fits(blank));
+        let best = find(&|blank| blank.has_guest == wants_guest).or_else(|| find(&|_| true));
         let blank = match best {
             Some(number) => blanks.remove(number),
-            None => self.fill(false).await?,
+            None => self.fill(network).await?,
         };
         self.count_blanks();
         if !wants_guest || blank.has_guest {
@@ -303,7 +352,7 @@ impl LaneTask {
             Ok(blank) => Ok(blank),
             Err(error) => {
                 tracing::warn!(spawner = self.number, %error, "the zygote could not fork; the program is executed");
-                self.fill(false).await
+                self.fill(network).await
             }
         }
     }
@@ -321,7 +370,7 @@ impl LaneTask {
     }
 
     async fn bring_up(&mut self, blank: Blank, request: LaunchRequest) -> Result<Sandbox, LaunchError> {
-        let Blank { slot, pid, has_guest } = blank;
+        let Blank { slot, pid, network, has_guest } = blank;
         let goes_on = has_guest && matches!(request.start, Start::Zygote(_));
         let cgroup = Cgroup::new(self.version, &format!("{}/{slot}", self.config.cgroup_parent));
         let child = Child::watch(pid, goes_on, cgroup.clone(), self.known.clone()).map_err(LaunchError::Unusable)?;
@@ -333,11 +382,12 @@ impl LaneTask {
         let output = open_output(&self.layout, &slot).map_err(LaunchError::Unusable)?;
         let mut layers = vec![self.layout.skeleton()];
         layers.extend(request.layers);
-        if request.network == Network::Host {
-            layers.push(self.layout.host_network());
-        } else if layers.len() == 1 {
+        match network {
+            Network::Host => layers.push(self.layout.host_network()),
+            Network::Egress => layers.push(self.egress_layer.clone()),
             // An overlay needs two.
-            layers.push(self.layout.blank_root());
+            Network::None if layers.len() == 1 => layers.push(self.layout.blank_root()),
+            Network::None => {}
         }
         let start = Request::Start {
             slot: slot.clone(),
@@ -362,7 +412,7 @@ impl LaneTask {
         let (Answer::Done, descriptors) = self.ask(&start).await? else {
             return Err(unexpected());
         };
-        let kept = Kept { id: request.id, label: request.label, pid };
+        let kept = Kept { id: request.id, label: request.label, pid, network };
         keep(&self.layout, &slot, &kept).map_err(LaunchError::Unusable)?;
         if let Some(control) = descriptors.into_iter().next() {
             report_failure(UnixStream::from(control), kept.id.clone());

@@ -20,7 +20,9 @@ use self::lane::{LaneState, LaneTask, Launch, Load};
 use super::cgroup::{Cgroup, Version, version};
 use super::layout::Layout;
 use super::process::Known;
-use super::{LaunchError, LaunchRequest, Sandbox, Start, ZygoteSpec};
+use super::{Kept, LaunchError, LaunchRequest, Network, Sandbox, Start, ZygoteSpec};
+use crate::error_chain;
+use crate::net::{self, Egress};
 
 /// Launches that may wait for one spawner.
 const LAUNCHES_MAX: usize = 4096;
@@ -38,6 +40,8 @@ pub struct Config {
     pub pool_size: usize,
     /// The cgroup below which each sandbox has its own, without a leading slash; not shared with another daemon.
     pub cgroup_parent: String,
+    /// How those reach out that may.
+    pub egress: net::Config,
 }
 
 /// Why sandboxes cannot be made here.
@@ -76,6 +80,7 @@ struct Shared {
     stop: CancellationToken,
     next: AtomicUsize,
     zygote: watch::Sender<Option<ZygoteSpec>>,
+    egress: Egress,
 }
 
 /// The way to one spawner's task.
@@ -88,7 +93,7 @@ struct Lane {
 impl Sandboxes {
     /// Starts the spawners and returns what was running here before: instances that outlived their daemon.
     ///
-    /// Blank sandboxes of an earlier daemon are ended.
+    /// Blank sandboxes of an earlier daemon are ended, and its way out is taken away unless one of its instances uses it.
     pub fn start(config: Config) -> Result<(Self, Vec<Sandbox>), StartError> {
         if !nix::unistd::geteuid().is_root() {
             return Err(StartError::NotRoot);
@@ -98,6 +103,12 @@ impl Sandboxes {
         layout.prepare().map_err(|source| StartError::RunDir { path: config.run_dir.clone(), source })?;
         let known = Known::default();
         let adopted = adopt(&config, &layout, version, &known);
+        let egress = Egress::new(config.egress.clone());
+        if uses_egress(&layout) {
+            expect(egress.clone());
+        } else {
+            egress.sweep_leftovers();
+        }
         let share = config.pool_size.div_ceil(config.spawners.max(1));
         let stop = CancellationToken::new();
         let zygote = watch::Sender::new(None);
@@ -115,6 +126,8 @@ impl Sandboxes {
                 load: Arc::clone(&load),
                 known: known.clone(),
                 zygote: zygote.subscribe(),
+                wiring: egress.wiring(),
+                egress_layer: egress.layer(),
                 state: LaneState::default(),
             };
             task.connect_now().map_err(StartError::Spawner).map(|task| {
@@ -123,7 +136,7 @@ impl Sandboxes {
             })?;
         }
         let next = AtomicUsize::new(0);
-        let shared = Shared { config, layout, version, spawners, tasks: Mutex::new(tasks), stop, next, zygote };
+        let shared = Shared { config, layout, version, spawners, tasks: Mutex::new(tasks), stop, next, zygote, egress };
         Ok((Self(Arc::new(shared)), adopted))
     }
 
@@ -138,6 +151,9 @@ impl Sandboxes {
                 is_other
             });
         }
+        if request.network == Network::Egress {
+            self.0.egress.open().await?;
+        }
         let turn = self.0.next.fetch_add(1, Ordering::Relaxed);
         let count = self.0.spawners.len();
         // The lane with the least to do, one with a blank sandbox before one without.
@@ -145,7 +161,7 @@ impl Sandboxes {
             .map(|offset| &self.0.spawners[(turn + offset) % count])
             .min_by_key(|lane| {
                 let pending = lane.load.pending.load(Ordering::Relaxed);
-                (pending, lane.load.blanks.load(Ordering::Relaxed) == 0)
+                (pending, lane.load.blanks(request.network) == 0)
             })
             .ok_or(LaunchError::ShutDown)?;
         let (reply, answer) = oneshot::channel();
@@ -158,9 +174,16 @@ impl Sandboxes {
         answer.await.map_err(|_| LaunchError::ShutDown)?
     }
 
-    /// Returns how many blank sandboxes are ready.
-    pub fn blank_count(&self) -> usize {
-        self.0.spawners.iter().map(|lane| lane.load.blanks.load(Ordering::Relaxed)).sum()
+    /// Returns how many blank sandboxes for a network are ready.
+    pub fn blank_count(&self, network: Network) -> usize {
+        self.0.spawners.iter().map(|lane| lane.load.blanks(network)).sum()
+    }
+
+    /// Makes a way out, and blank sandboxes that have one, before the first is asked for.
+    ///
+    /// Should that fail, it is told to whoever asks for one.
+    pub fn expect_egress(&self) {
+        expect(self.0.egress.clone());
     }
 
     /// Ends the spawners and the blank sandboxes; running sandboxes go on.
@@ -178,7 +201,23 @@ impl Sandboxes {
                 remove_leftover(&self.0.config, &self.0.layout, self.0.version, &name);
             }
         }
+        self.0.egress.close(uses_egress(&self.0.layout)).await;
         // Gone once nothing runs in it any more.
         Cgroup::new(self.0.version, &self.0.config.cgroup_parent).remove();
     }
+}
+
+/// Opens a way out without waiting for it.
+fn expect(egress: Egress) {
+    tokio::spawn(async move {
+        if let Err(error) = egress.open().await {
+            tracing::warn!(error = error_chain::text(&error), "functions with a way out cannot start");
+        }
+    });
+}
+
+/// Returns whether a sandbox that goes on has a way out.
+fn uses_egress(layout: &Layout) -> bool {
+    let network = |slot: &String| Kept::read(layout, slot).map(|kept| kept.network);
+    layout.names().iter().any(|slot| network(slot) == Some(Network::Egress))
 }

@@ -29,7 +29,7 @@ use self::guest::{Guest, Room};
 use self::zygote::Zygote;
 use super::cgroup::{Cgroup, Version, version};
 use super::layout::Layout;
-use super::protocol::{Answer, CgroupLimits, Request, Role, Workload, receive, send};
+use super::protocol::{Answer, BlankNetwork, CgroupLimits, Request, Role, Workload, receive, send};
 use super::seccomp::Profile;
 use super::spec::{ID_SHIFT, blank};
 use crate::error_chain;
@@ -68,6 +68,8 @@ struct Spawner {
     profile: Profile,
     home: File,
     home_network: File,
+    /// The address that the next sandbox with a way out may get. Spawners begin anywhere, to be out of each other's way.
+    next_address: u32,
     slots: BTreeMap<String, Slot>,
     zygote: Option<Zygote>,
 }
@@ -104,6 +106,7 @@ impl Spawner {
             profile: Profile::compile().map_err(io::Error::other)?,
             home: bind::namespace("self", "mnt")?,
             home_network: bind::namespace("self", "net")?,
+            next_address: anywhere()?,
             slots: BTreeMap::new(),
             zygote: None,
         })
@@ -122,8 +125,8 @@ impl Spawner {
 
     fn answer(&mut self, request: Request) -> (Answer, Option<UnixStream>) {
         let result = match request {
-            Request::Fill { slot, is_on_host_network } => self
-                .fill(&slot, is_on_host_network)
+            Request::Fill { slot, network } => self
+                .fill(&slot, &network)
                 .map(|pid| (Answer::Filled { pid }, None))
                 .inspect_err(|_| self.layout.remove(&slot)),
             Request::Start { slot, layers, tmp_bytes, limits, workload, is_fork } => {
@@ -164,12 +167,12 @@ impl Spawner {
         Ok(Answer::Done)
     }
 
-    fn fill(&mut self, name: &str, is_on_host_network: bool) -> Result<i32, String> {
+    fn fill(&mut self, name: &str, network: &BlankNetwork) -> Result<i32, String> {
         let folder = self.layout.slot(name);
         let prepare = || -> io::Result<(OwnedFd, OwnedFd, UnixListener, UnixStream, UnixStream)> {
             fs::create_dir_all(&folder)?;
             let cgroup = format!("/{}/{name}", self.cgroup_parent);
-            let mut spec = blank(name, &cgroup, is_on_host_network);
+            let mut spec = blank(name, &cgroup, network);
             spec["root"]["path"] = self.layout.blank_root().to_string_lossy().into();
             fs::write(folder.join("config.json"), spec.to_string())?;
             let (mine, theirs) = UnixStream::pair()?;
@@ -192,14 +195,12 @@ impl Spawner {
             .map_err(|error| error_chain::text(&error))?;
         let pid = container.pid().ok_or("the container has no process")?.as_raw();
         let mounts = bind::namespace(pid, "mnt").map_err(|error| error.to_string())?;
-        if !is_on_host_network {
-            self.bring_loopback_up(pid).map_err(|error| format!("the loopback interface: {error}"))?;
-        }
+        self.connect(pid, network)?;
         // From here on it waits for what it is to become, and nothing of libcontainer's is between.
         let notify = self.layout.containers().join(name).join(NOTIFY_FILE);
         NotifySocket::new(notify).notify_container_start().map_err(|error| error_chain::text(&error))?;
         let room = Room { stdout, stderr, channel };
-        let has_sys = !is_on_host_network;
+        let has_sys = *network != BlankNetwork::Host;
         self.slots.insert(name.to_owned(), Slot { pid, control: mine, mounts, has_sys, room, guest: None });
         Ok(pid)
     }
@@ -231,10 +232,24 @@ impl Spawner {
         }
     }
 
-    /// Brings up `lo` in the network namespace of a process.
-    fn bring_loopback_up(&self, pid: i32) -> io::Result<()> {
-        let theirs = bind::namespace(pid, "net")?;
-        nix::sched::setns(&theirs, nix::sched::CloneFlags::CLONE_NEWNET)?;
+    /// Gives the network namespace of a process what it is to have.
+    fn connect(&mut self, pid: i32, network: &BlankNetwork) -> Result<(), String> {
+        if *network == BlankNetwork::Host {
+            return Ok(());
+        }
+        let theirs = bind::namespace(pid, "net").map_err(|error| error.to_string())?;
+        self.bring_loopback_up(&theirs).map_err(|error| format!("the loopback interface: {error}"))?;
+        if let BlankNetwork::Wired(wiring) = network {
+            wiring
+                .lay(&mut self.next_address, &theirs, &self.home_network)
+                .map_err(|error| format!("the way out: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// Brings up `lo` in a network namespace.
+    fn bring_loopback_up(&self, theirs: &File) -> io::Result<()> {
+        nix::sched::setns(theirs, nix::sched::CloneFlags::CLONE_NEWNET)?;
         let result = loopback_up();
         nix::sched::setns(&self.home_network, nix::sched::CloneFlags::CLONE_NEWNET)?;
         result
@@ -270,6 +285,13 @@ fn output(folder: &Path, name: &str) -> io::Result<OwnedFd> {
 fn listen(folder: &Path) -> io::Result<UnixListener> {
     let handle = File::open(folder)?;
     UnixListener::bind(format!("/proc/self/fd/{}/channel.sock", handle.as_raw_fd()))
+}
+
+/// Returns a random number.
+fn anywhere() -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u32::from_ne_bytes(bytes))
 }
 
 fn loopback_up() -> io::Result<()> {

@@ -5,15 +5,19 @@ mod calls;
 mod foreign;
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
 /// The first argument that makes this program a probe.
 pub(crate) const MARK: &str = "probe";
+
+/// How long a server on the same machine may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// The key under which siblings look for each other's shared memory.
 const SHARED_KEY: i32 = 0x4845_4152;
@@ -32,10 +36,14 @@ pub(crate) fn main_if_probe() -> bool {
         [MARK, "listen", "abstract", name] => {
             hold("listening", abstract_name(name).and_then(|n| UnixListener::bind_addr(&n)))
         }
+        [MARK, "listen", "all", port] => hold("listening", TcpListener::bind(format!("0.0.0.0:{port}"))),
         [MARK, "listen", port] => hold("listening", TcpListener::bind(format!("127.0.0.1:{port}"))),
         [MARK, "connect", "abstract", name] => say(abstract_name(name).and_then(|n| UnixStream::connect_addr(&n))),
         [MARK, "connect", "unix", path] => say(UnixStream::connect(path)),
         [MARK, "connect", address] => say(TcpStream::connect(address)),
+        [MARK, "fetch", address] => told(fetch(address)),
+        [MARK, "ask", address] => told(ask(address)),
+        [MARK, "ask", "from", source, address] => told(ask_from(source, address)),
         [MARK, "who"] => who(),
         [MARK, "shm", "make"] => hold("made", shared_memory(libc::IPC_CREAT | 0o666)),
         [MARK, "shm", "find"] => say(shared_memory(0)),
@@ -72,6 +80,42 @@ fn say<T, E: Into<io::Error>>(result: Result<T, E>) {
         Ok(_) => line("ok"),
         Err(error) => line(&name(&error.into())),
     }
+}
+
+/// Says what came back, or the name of the error.
+fn told(result: io::Result<String>) {
+    match result {
+        Ok(text) => line(&text),
+        Err(error) => line(&name(&error)),
+    }
+}
+
+/// Returns what a server says by itself.
+fn fetch(address: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(ANSWER_MAX))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Returns what a server answers to one packet.
+fn ask(address: &str) -> io::Result<String> {
+    exchange(&UdpSocket::bind("0.0.0.0:0")?, "who am I?", address)
+}
+
+/// Asks from one address among several, and says which.
+fn ask_from(source: &str, address: &str) -> io::Result<String> {
+    exchange(&UdpSocket::bind(format!("{source}:0"))?, source, address)
+}
+
+fn exchange(socket: &UdpSocket, question: &str, address: &str) -> io::Result<String> {
+    socket.set_read_timeout(Some(ANSWER_MAX))?;
+    socket.connect(address)?;
+    socket.send(question.as_bytes())?;
+    let mut answer = [0; 64];
+    let length = socket.recv(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 
 /// Says that something is there, and keeps it there until this process is ended.
