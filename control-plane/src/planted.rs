@@ -84,6 +84,12 @@ mod faults {
         TailKept,
         /// A node that takes itself for the leader reads without asking a quorum.
         ReadUnconfirmed,
+        /// What is placed on a node is started on the next one too.
+        PlacedTwice,
+        /// A node that is given up keeps what is placed on it.
+        DeadKept,
+        /// What outlived its agent holds nothing.
+        SurvivorWeightless,
     }
 
     impl Fault {
@@ -121,6 +127,17 @@ mod faults {
             Self::MembersForgotten,
             Self::TailKept,
             Self::ReadUnconfirmed,
+        ];
+
+        /// Faults that show where nodes meet, and some of those above that must show there too.
+        pub const CLUSTER: [Self; 7] = [
+            Self::PlacedTwice,
+            Self::DeadKept,
+            Self::SurvivorWeightless,
+            Self::LeakedInstance,
+            Self::LostCall,
+            Self::PlacedBesideGrant,
+            Self::SnapshotForgets,
         ];
     }
 

@@ -3,18 +3,17 @@
 use std::time::Duration;
 
 use control_plane::dispatch::{DeclineReason, Input, Refusal};
-use control_plane::model::{FunctionName, InstanceFailure, InstanceId, InvocationId, RevisionId, Timestamp};
+use control_plane::model::{FunctionName, InstanceFailure, InstanceId, InvocationId, NodeId, RevisionId, Timestamp};
 use control_plane::route::Live;
 
-use crate::journal::Who;
+use crate::hop::{Away, Told};
+use crate::journal::{End, Who};
 use crate::mark::Mark;
+use crate::member::Outgoing;
 use crate::node::{Event, Node};
 use crate::rng::Span;
-use crate::sandbox::{Stage, Told};
+use crate::sandbox::{self, Stage};
 use crate::traffic::Demand;
-
-/// How long a call waits for an instance.
-pub(crate) const QUEUE_WAIT: Duration = Duration::from_secs(60);
 
 /// How often a waiting call follows its function to another revision.
 const REROUTES_MAX: u8 = 8;
@@ -45,48 +44,52 @@ pub(crate) enum Kind {
 
 #[derive(Debug)]
 pub(crate) struct Call {
-    function: FunctionName,
+    pub(crate) function: FunctionName,
     pub(crate) revision: RevisionId,
     pub(crate) instance: Option<InstanceId>,
-    errand: Errand,
+    pub(crate) errand: Errand,
     since: Timestamp,
     deadline: Timestamp,
     reroutes: u8,
+    /// The peer that passed it on, and its number there: it goes no further.
+    pub(crate) from: Option<(NodeId, u128)>,
+    /// It waited in a line here.
+    has_waited: bool,
+    /// Who is asked to serve it, once this node does not.
+    pub(crate) away: Option<Away>,
 }
 
 /// How a call ended for its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+pub(crate) enum Outcome {
     Done,
     Failed,
     Refused,
 }
 
+impl Call {
+    /// Returns whether it waits in a line here.
+    pub(crate) fn waits(&self) -> bool {
+        self.instance.is_none() && self.away.is_none()
+    }
+}
+
 impl Node {
     pub(crate) fn call_arrived(&mut self, function: &FunctionName, errand: Errand) {
         self.count("calls");
-        self.traffic.last += 1;
-        let (call, now) = (self.traffic.last, self.now);
         let id = self.route(function);
-        let entry = Call {
-            function: function.clone(),
-            revision: id.clone().unwrap_or_else(|| RevisionId {
-                function: function.clone(),
-                number: control_plane::model::RevisionNumber(0),
-            }),
-            instance: None,
-            errand,
-            since: now,
-            deadline: now + QUEUE_WAIT,
-            reroutes: 0,
-        };
-        self.traffic.calls.insert(call, entry);
+        let nowhere = || RevisionId { function: function.clone(), number: control_plane::model::RevisionNumber(0) };
+        let call = self.enter(function.clone(), id.clone().unwrap_or_else(nowhere), errand, None);
         let Some(revision) = id else {
             let why = if self.is_up { "no revision of it is live" } else { "nobody listens" };
             return self.end(call, Outcome::Refused, why);
         };
-        self.give(call, &revision);
-        if self.traffic.calls.get(&call).is_some_and(|call| call.instance.is_none()) {
+        match self.straight_away(&revision) {
+            Some(order) => self.go_away(call, order),
+            None => self.give(call, &revision),
+        }
+        if let Some(entry) = self.traffic.calls.get_mut(&call).filter(|entry| entry.waits()) {
+            entry.has_waited = true;
             self.tell(Who::Call(call), || format!("waits for {revision}"));
         }
         if let Some(patience) = self.swarm.patience
@@ -95,6 +98,33 @@ impl Node {
             let wait = self.draw(patience);
             self.after(wait, Event::HangUp(call));
         }
+    }
+
+    /// Notes a call that has come, from a caller or from a peer.
+    pub(crate) fn enter(
+        &mut self,
+        function: FunctionName,
+        revision: RevisionId,
+        errand: Errand,
+        from: Option<(NodeId, u128)>,
+    ) -> u128 {
+        self.traffic.last += 1;
+        let (call, now) = (self.traffic.last, self.now);
+        let deadline = now + self.swarm.queue_wait;
+        let entry = Call {
+            function,
+            revision,
+            instance: None,
+            errand,
+            since: now,
+            deadline,
+            reroutes: 0,
+            from,
+            has_waited: false,
+            away: None,
+        };
+        self.traffic.calls.insert(call, entry);
+        call
     }
 
     /// Returns the revision that takes a function's traffic, as the gateway knows it.
@@ -106,7 +136,7 @@ impl Node {
     }
 
     /// Gives a call to a revision's line.
-    fn give(&mut self, call: u128, revision: &RevisionId) {
+    pub(crate) fn give(&mut self, call: u128, revision: &RevisionId) {
         self.check_route(revision);
         let Some(entry) = self.traffic.calls.get_mut(&call) else { return };
         entry.revision = revision.clone();
@@ -143,15 +173,22 @@ impl Node {
         let Some(entry) = self.traffic.calls.get_mut(&call) else {
             return self.blame(format!("call {call} is refused and is not waiting"));
         };
+        let revision = entry.revision.clone();
         // As the gateway does: a revision that went away is no reason to fail a call.
         if *reason == Refusal::Declined(DeclineReason::Retired) && entry.reroutes < REROUTES_MAX {
             entry.reroutes += 1;
-            let (function, revision) = (entry.function.clone(), entry.revision.clone());
+            let function = entry.function.clone();
             if let Some(other) = self.route(&function).filter(|other| *other != revision) {
                 self.mark(Mark::CallRerouted);
                 self.tell(Who::Call(call), || format!("goes on to {other}"));
                 return self.give(call, &other);
             }
+        }
+        if let Refusal::Declined(DeclineReason::NoCapacity(_)) = reason
+            && !self.is_hop(call)
+            && let Some(order) = self.peers_after_decline(&revision)
+        {
+            return self.go_away(call, order);
         }
         let why = match reason {
             Refusal::QueueFull => {
@@ -166,7 +203,12 @@ impl Node {
                 self.mark(Mark::GrantExhausted);
                 format!("503, {room}")
             }
-            Refusal::Declined(DeclineReason::Failing(failure)) => format!("502, {failure}"),
+            Refusal::Declined(DeclineReason::Failing(failure)) => {
+                let why = format!("502, {failure}");
+                // A peer that turns a call away has not tried it; this one has.
+                let outcome = if self.is_hop(call) { Outcome::Failed } else { Outcome::Refused };
+                return self.end(call, outcome, &why);
+            }
             Refusal::Declined(DeclineReason::Retired) => "404, its function is gone".to_owned(),
         };
         self.end(call, Outcome::Refused, &why);
@@ -199,6 +241,10 @@ impl Node {
         }
     }
 
+    fn is_hop(&self, call: u128) -> bool {
+        self.traffic.calls.get(&call).is_some_and(|entry| entry.from.is_some())
+    }
+
     fn kill(&mut self, revision: &RevisionId, instance: InstanceId) {
         let Some(seat) = self.traffic.seats.get_mut(&instance) else { return };
         if std::mem::replace(&mut seat.is_killed, true) {
@@ -210,12 +256,16 @@ impl Node {
 
     /// The caller hangs up: a waiting call leaves the line, a running one keeps its slot until the function has ended it.
     pub(crate) fn call_cancelled(&mut self, call: u128) {
-        let Some(entry) = self.traffic.calls.get(&call).filter(|call| call.instance.is_none()) else { return };
-        let revision = entry.revision.clone();
+        let Some(entry) = self.traffic.calls.get(&call).filter(|call| call.waits()) else { return };
+        let (revision, is_hop) = (entry.revision.clone(), entry.from.is_some());
         self.mark(Mark::HungUpWaiting);
         self.tell(Who::Call(call), || "hangs up".to_owned());
         self.traffic.calls.remove(&call);
-        self.count("refused");
+        if is_hop {
+            self.traffic.hops -= 1;
+        } else {
+            self.count("refused");
+        }
         self.dispatch(&revision, Input::Cancelled { invocation: InvocationId(call) });
     }
 
@@ -229,7 +279,7 @@ impl Node {
         }
     }
 
-    fn end(&mut self, call: u128, outcome: Outcome, why: &str) {
+    pub(crate) fn end(&mut self, call: u128, outcome: Outcome, why: &str) {
         let Some(entry) = self.traffic.calls.remove(&call) else { return };
         let took = self.now.since(entry.since).as_millis();
         let fate = match outcome {
@@ -237,7 +287,21 @@ impl Node {
             Outcome::Failed => "failed",
             Outcome::Refused => "refused",
         };
-        self.count(fate);
+        match entry.from {
+            None => {
+                self.count(fate);
+                self.note_end(&entry, outcome);
+            }
+            Some((to, number)) => {
+                self.traffic.hops -= 1;
+                let told = match outcome {
+                    Outcome::Done => Told::Done,
+                    Outcome::Failed => Told::Failed(why.to_owned()),
+                    Outcome::Refused => Told::Turned,
+                };
+                self.send(Outgoing::Tell { to, call: number, told });
+            }
+        }
         self.tell(Who::Call(call), || match outcome {
             Outcome::Done => format!("is answered after {took} ms"),
             Outcome::Failed => format!("fails after {took} ms: {why}"),
@@ -249,10 +313,19 @@ impl Node {
             }
             self.dispatch(&entry.revision, Input::Finished { invocation: InvocationId(call) });
         }
-        if outcome != Outcome::Done && entry.errand.tries < self.swarm.retries {
+        if outcome != Outcome::Done && entry.from.is_none() && entry.errand.tries < self.swarm.retries {
             let wait = self.draw(RETRY_AFTER);
             let errand = Errand { tries: entry.errand.tries + 1, ..entry.errand };
             self.after(wait, Event::Arrive(entry.function, errand));
+        }
+    }
+
+    /// Remembers how a call ended, if somebody wants to know.
+    fn note_end(&mut self, entry: &Call, outcome: Outcome) {
+        let (at, function, has_waited) = (self.now, entry.function.clone(), entry.has_waited);
+        let took = self.now.since(entry.since);
+        if let Some(ends) = &mut self.journal.ends {
+            ends.push(End { at, function, outcome, took, has_waited });
         }
     }
 
@@ -271,19 +344,19 @@ impl Node {
                 match (sandbox.told, &sandbox.stage) {
                     _ if seat.is_retired => Some("is retired"),
                     _ if seat.is_killed => Some("is killed"),
-                    (Told::Drain, _) => Some("drains"),
-                    (Told::Stop, _) => Some("is being stopped"),
-                    (Told::Nothing, Stage::Starting) => Some("is not ready"),
+                    (sandbox::Told::Drain, _) => Some("drains"),
+                    (sandbox::Told::Stop, _) => Some("is being stopped"),
+                    (sandbox::Told::Nothing, Stage::Starting) => Some("is not ready"),
                     _ if concurrency.is_some_and(|most| seat.in_flight > most) => Some("has too many calls"),
                     _ if image.is_some_and(|image| image != sandbox.image) => Some("runs other code"),
-                    (Told::Nothing, Stage::Ready | Stage::Dying(_)) => None,
+                    (sandbox::Told::Nothing, Stage::Ready | Stage::Dying(_)) => None,
                 }
             }
         };
         if let Some(problem) = problem {
             self.blame(format!("call {call} goes to {instance}, which {problem}"));
         }
-        if waited > QUEUE_WAIT {
+        if waited > self.swarm.queue_wait {
             self.blame(format!("call {call} waited for {} ms", waited.as_millis()));
         }
     }

@@ -82,7 +82,7 @@ impl Node {
             return;
         }
         self.mark(Mark::AdoptionGivenUp);
-        if self.log.is_stalled(self.now) {
+        if self.is_log_stalled() {
             self.blame(format!("{instance} of {revision} drains because the log stands still"));
         }
     }
@@ -289,7 +289,7 @@ pub(crate) fn at_rest(node: &mut Node) {
     if node.traffic.open() > 0 {
         node.blame(format!("{} calls are still open", node.traffic.open()));
     }
-    let state = node.state.clone();
+    let state = std::sync::Arc::clone(&node.state);
     for (instance, sandbox) in node.sandboxes.clone() {
         match state.placements.get(&instance) {
             None => node.blame(format!("{instance} of {} is leaked", sandbox.revision)),

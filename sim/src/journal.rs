@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
+use std::time::Duration;
 
-use control_plane::model::{InstanceId, Timestamp};
+use control_plane::model::{FunctionName, InstanceId, Timestamp};
 
+use crate::call::Outcome;
 use crate::mark::Mark;
 
 /// How many violations are kept; what comes after the first few rarely says more.
@@ -31,12 +33,35 @@ pub(crate) enum Who {
     Nobody,
 }
 
+impl fmt::Display for Who {
+    /// Writes it with a space behind, or nothing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Call(call) if *call >> 64 == 0 => write!(f, "call {call} "),
+            Self::Call(call) => write!(f, "call {}-{} ", call >> 64, call & u128::from(u64::MAX)),
+            Self::Instance(instance) => write!(f, "{instance} "),
+            Self::Nobody => Ok(()),
+        }
+    }
+}
+
 /// A line of a story.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     pub(crate) at: Timestamp,
     pub(crate) who: Who,
     pub(crate) text: String,
+}
+
+/// How a call ended for its caller.
+#[derive(Clone, Debug)]
+pub(crate) struct End {
+    pub(crate) at: Timestamp,
+    pub(crate) function: FunctionName,
+    pub(crate) outcome: Outcome,
+    pub(crate) took: Duration,
+    /// It waited for an instance.
+    pub(crate) has_waited: bool,
 }
 
 #[derive(Debug)]
@@ -47,6 +72,10 @@ pub(crate) struct Journal {
     pub(crate) marks: BTreeSet<Mark>,
     /// Present while a story is played.
     lines: Option<Vec<Line>>,
+    /// How each call ended; present while somebody wants to know.
+    pub(crate) ends: Option<Vec<End>>,
+    /// The index of the state after each change that was acknowledged to an operator.
+    pub(crate) acknowledged: Vec<u64>,
 }
 
 impl Journal {
@@ -57,6 +86,8 @@ impl Journal {
             counts: BTreeMap::new(),
             marks: BTreeSet::new(),
             lines: is_story.then(Vec::new),
+            ends: None,
+            acknowledged: Vec::new(),
         }
     }
 

@@ -9,9 +9,12 @@
 
 mod call;
 mod check;
+pub mod cluster;
+mod hop;
 mod journal;
 mod log;
 mod mark;
+mod member;
 mod nature;
 mod node;
 pub mod raft;

@@ -45,13 +45,9 @@ impl Nature {
         }
     }
 
-    /// Draws the nature of one image; `broken_permille` says how often it does not start.
-    pub(crate) fn draw(rng: &mut Rng, broken_permille: u32) -> Self {
-        let init = if rng.chance(broken_permille) {
-            *rng.pick(&[Init::Raises, Init::Exits, Init::Hangs])
-        } else {
-            Init::Ready
-        };
+    /// Draws the nature of one image; `broken_permille` says how often it does not start, and `broken` how.
+    pub(crate) fn draw(rng: &mut Rng, broken_permille: u32, broken: &[Init]) -> Self {
+        let init = if rng.chance(broken_permille) { *rng.pick(broken) } else { Init::Ready };
         Self {
             runtime: if rng.chance(200) { Runtime::Provided } else { Runtime::Python3 },
             start: *rng.pick(&[Span::new(1, 60), Span::new(1, 60), Span::new(100, 800)]),

@@ -1,13 +1,15 @@
-//! One simulated node: the machines, what drives them, and the clock they are told.
+//! One simulated node: the machines, what drives them, and the clock they are told. It is alone with a log of its own, or one of
+//! several in a [cluster](crate::cluster).
 //!
 //! As in production, the machines tell each other things through queues: a demand of a dispatch, a report to the leader and
 //! a changed state each arrive a moment after they were sent, in which other things happen.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::controller::{self, Controller};
-use control_plane::model::{Digest, FunctionName, InstanceId, NodeId, Resources, RevisionId, Timestamp};
+use control_plane::model::{Digest, FunctionName, InstanceId, NodeId, NodeSpec, Resources, RevisionId, Timestamp};
 use control_plane::state::{Command, State};
 use control_plane::supervisor::{self, Desired, Report, Supervisor, desired};
 
@@ -15,6 +17,7 @@ use crate::call::Errand;
 use crate::journal::{Journal, Who};
 use crate::log::{Log, Proposer};
 use crate::mark::Mark;
+use crate::member::{Member, News};
 use crate::nature::Nature;
 use crate::rng::{Rng, Span};
 use crate::sandbox::Sandbox;
@@ -22,8 +25,8 @@ use crate::schedule::Schedule;
 use crate::swarm::Swarm;
 use crate::traffic::{Demand, Traffic};
 
-/// This node.
-pub(crate) const NODE: NodeId = NodeId(1);
+/// The node that is alone.
+const ALONE: NodeId = NodeId(1);
 
 /// How often a machine may be woken at one moment before it is said to spin.
 const WAKES_MAX: u32 = 100;
@@ -65,19 +68,34 @@ pub(crate) enum Event {
     Stall(Duration),
     /// The machine cannot make any sandbox.
     Jam(Duration),
+    /// What only a member of a cluster hears.
+    News(u32, News),
+}
+
+/// Where a node's commands go, and where its state comes from.
+#[derive(Debug)]
+pub(crate) enum Footing {
+    /// It is alone, with a log of its own.
+    Alone(Log),
+    /// It is one of several, which share a log.
+    Member(Member),
 }
 
 pub(crate) struct Node {
+    pub(crate) id: NodeId,
     pub(crate) now: Timestamp,
     pub(crate) schedule: Schedule<Event>,
     pub(crate) journal: Journal,
     pub(crate) swarm: Swarm,
     pub(crate) capacity: Resources,
+    /// What it says of itself beside that.
+    pub(crate) labels: BTreeMap<String, String>,
     /// What the code of each image is like.
     pub(crate) natures: BTreeMap<Digest, Nature>,
-    pub(crate) log: Log,
-    pub(crate) state: State,
-    controller: Controller,
+    pub(crate) footing: Footing,
+    /// What it has applied.
+    pub(crate) state: Arc<State>,
+    pub(crate) controller: Controller,
     pub(crate) supervisor: Supervisor,
     pub(crate) traffic: Traffic,
     pub(crate) sandboxes: BTreeMap<InstanceId, Sandbox>,
@@ -97,23 +115,42 @@ pub(crate) struct Node {
     pub(crate) life: u32,
     /// The daemon serves; it does not between its start and its registration.
     pub(crate) is_up: bool,
-    is_following: bool,
+    pub(crate) is_following: bool,
     pub(crate) rng: Rng,
 }
 
 impl Node {
-    pub(crate) fn new(seed: u64, now: Timestamp, capacity: Resources, swarm: Swarm, is_story: bool) -> Self {
-        let mut node = Self {
+    /// Returns a node that is alone and has begun to start.
+    pub(crate) fn alone(seed: u64, now: Timestamp, capacity: Resources, swarm: Swarm, is_story: bool) -> Self {
+        let footing = Footing::Alone(Log::new(seed, now));
+        let mut node = Self::new(ALONE, Rng::stream(seed, "node"), now, capacity, swarm, footing, is_story);
+        node.register();
+        node
+    }
+
+    /// Returns a node whose daemon has not started.
+    pub(crate) fn new(
+        id: NodeId,
+        rng: Rng,
+        now: Timestamp,
+        capacity: Resources,
+        swarm: Swarm,
+        footing: Footing,
+        is_story: bool,
+    ) -> Self {
+        Self {
+            id,
             now,
             schedule: Schedule::new(),
             journal: Journal::new(is_story),
             swarm,
             capacity,
+            labels: BTreeMap::new(),
             natures: BTreeMap::new(),
-            log: Log::new(seed, now),
-            state: State::default(),
-            controller: Controller::new(NODE),
-            supervisor: Supervisor::new(NODE),
+            footing,
+            state: Arc::default(),
+            controller: Controller::new(id),
+            supervisor: Supervisor::new(id),
             traffic: Traffic::default(),
             sandboxes: BTreeMap::new(),
             started: BTreeSet::new(),
@@ -125,10 +162,8 @@ impl Node {
             life: 0,
             is_up: false,
             is_following: false,
-            rng: Rng::stream(seed, "node"),
-        };
-        node.register();
-        node
+            rng,
+        }
     }
 
     pub(crate) fn at(&mut self, time: Timestamp, event: Event) {
@@ -179,7 +214,9 @@ impl Node {
             } else {
                 wakes = if wakes.0 == next { (next, wakes.1 + 1) } else { (next, 0) };
                 if wakes.1 > WAKES_MAX {
-                    self.blame(format!("a machine spins: it wants to be woken at {wake:?}"));
+                    let (supervisor, dispatch) = (self.supervisor.wake_at(), self.traffic.wake_at());
+                    let machines = format!("the supervisor at {supervisor:?}, a dispatch at {dispatch:?}");
+                    self.blame(format!("a machine spins: it wants to be woken at {wake:?}; {machines}"));
                     return;
                 }
                 self.wake();
@@ -189,19 +226,27 @@ impl Node {
         self.now = end;
     }
 
+    /// Returns when something happens here next.
+    pub(crate) fn next_at(&self) -> Option<Timestamp> {
+        [self.schedule.next_at(), self.wake_at()].into_iter().flatten().min()
+    }
+
     /// Returns when some machine wants to be woken; a daemon that is down has none.
     fn wake_at(&self) -> Option<Timestamp> {
+        let decides = self.controller.wake_at().filter(|_| self.leads());
         if !self.is_up {
-            return None;
+            return decides;
         }
-        let wakes = [self.controller.wake_at(), self.supervisor.wake_at(), self.traffic.wake_at()];
-        wakes.into_iter().flatten().min()
+        [decides, self.supervisor.wake_at(), self.traffic.wake_at()].into_iter().flatten().min()
     }
 
     fn wake(&mut self) {
         let now = self.now;
-        if self.controller.wake_at().is_some_and(|at| at <= now) {
+        if self.leads() && self.controller.wake_at().is_some_and(|at| at <= now) {
             self.feed_controller(|state| controller::Input::Woke(state));
+        }
+        if !self.is_up {
+            return;
         }
         if self.supervisor.wake_at().is_some_and(|at| at <= now) {
             self.feed_supervisor(supervisor::Input::Woke);
@@ -222,7 +267,8 @@ impl Node {
                     controller::Input::Heard(state, beat)
                 });
             }
-            Event::Commit(_) | Event::Follow(_) | Event::Demand(..) | Event::Report(..) => {}
+            Event::News(life, news) if life == self.life => self.hear(news),
+            Event::Commit(_) | Event::Follow(_) | Event::Demand(..) | Event::Report(..) | Event::News(..) => {}
             Event::Started(instance, life) => self.sandbox_started(instance, life),
             Event::Ordered(instance, life) => self.sandbox_ordered(instance, life),
             Event::Removed(instance, life) => self.sandbox_removed(instance, life),
@@ -234,7 +280,7 @@ impl Node {
             Event::Crash(function) => self.crash(function.as_ref()),
             Event::Restart => self.restart(),
             Event::Depose => self.depose(),
-            Event::Stall(wait) => self.log.stall(self.now + wait),
+            Event::Stall(wait) => self.stall_log(self.now + wait),
             Event::Jam(wait) => self.jammed_until = self.jammed_until.max(self.now + wait),
         }
     }
@@ -281,7 +327,7 @@ impl Node {
     fn follow(&mut self) {
         self.is_following = false;
         self.follow_state();
-        self.desired = desired(&self.state, NODE);
+        self.desired = desired(&self.state, self.id);
         if let Some(desired) = self.desired.clone() {
             self.failing.retain(|revision, _| desired.revisions.contains_key(revision));
             self.feed_supervisor(supervisor::Input::Desired(desired));
@@ -289,7 +335,19 @@ impl Node {
         self.check_dead_revisions();
     }
 
+    /// Returns whether this node's controller decides.
+    pub(crate) fn leads(&self) -> bool {
+        match &self.footing {
+            Footing::Alone(_) => self.is_up,
+            Footing::Member(member) => member.leads,
+        }
+    }
+
+    /// Gives the controller one input, unless another node leads, and carries out what it answers.
     pub(crate) fn feed_controller(&mut self, input: impl for<'a> FnOnce(&'a State) -> controller::Input<'a>) {
+        if let Footing::Member(Member { leads: false, .. }) = self.footing {
+            return;
+        }
         let effects = self.controller.on_input(self.now, input(&self.state));
         for controller::Effect::Propose(command) in effects {
             self.journal.note(self.now, &command);
@@ -314,6 +372,9 @@ impl Node {
     }
 
     fn send_report(&mut self, report: Report) {
+        if let Footing::Member(_) = self.footing {
+            return self.note_report(report.event);
+        }
         if self.rng.chance(self.swarm.report_lost_permille) {
             return self.mark(Mark::ReportLost);
         }
@@ -323,17 +384,15 @@ impl Node {
 
     /// A daemon starts: it registers before anything else.
     pub(crate) fn register(&mut self) {
-        let spec =
-            control_plane::model::NodeSpec { name: "one".to_owned(), capacity: self.capacity, labels: BTreeMap::new() };
-        self.propose(Command::RegisterNode { node: NODE, spec }, Proposer::Daemon);
+        let spec = NodeSpec { name: self.id.to_string(), capacity: self.capacity, labels: self.labels.clone() };
+        self.propose(Command::RegisterNode { node: self.id, spec }, Proposer::Daemon);
     }
 
     /// The daemon is registered: its machines begin, and take over what runs.
     pub(crate) fn begin(&mut self) {
         self.is_up = true;
         self.is_following = false;
-        self.controller = Controller::new(NODE);
-        self.supervisor = Supervisor::new(NODE);
+        self.supervisor = Supervisor::new(self.id);
         self.desired = None;
         self.failing.clear();
         let instances = self.recover();
@@ -344,18 +403,25 @@ impl Node {
     /// The daemon is killed and comes back at once: what it knew is gone, the log and the sandboxes are not.
     fn restart(&mut self) {
         self.count("restarts");
-        self.life += 1;
-        self.is_up = false;
         self.tell(Who::Nobody, || "the daemon is killed and starts again".to_owned());
-        self.traffic_lost();
+        self.end_life();
         self.orphan_sandboxes();
         self.reopen_log();
         self.register();
     }
 
+    /// The daemon is gone, and with it what its machines knew.
+    pub(crate) fn end_life(&mut self) {
+        self.life += 1;
+        self.is_up = false;
+        self.controller = Controller::new(self.id);
+        self.traffic_lost();
+    }
+
     pub(crate) fn stop_faults(&mut self) {
-        self.swarm = Swarm { queue_max: self.swarm.queue_max, ..Swarm::calm() };
+        let Swarm { queue_wait, queue_max, .. } = self.swarm;
+        self.swarm = Swarm { queue_wait, queue_max, ..Swarm::calm() };
         self.jammed_until = self.now;
-        self.log.stall(self.now);
+        self.stall_log(self.now);
     }
 }

@@ -5,6 +5,7 @@ use control_plane::supervisor::{Input, Survivor};
 
 use crate::journal::Who;
 use crate::mark::Mark;
+use crate::member::Outgoing;
 use crate::nature::{Init, Nature, STOP_GRACE};
 use crate::node::{Event, Node};
 use crate::rng::Span;
@@ -65,6 +66,7 @@ impl Node {
         }
         let why = if instance.origin == 0 { "as placed" } else { "inside the grant" };
         self.tell(Who::Instance(instance), || format!("starts {revision} {why}"));
+        self.send(Outgoing::Started(instance));
         self.check_backoff(&revision);
         // The agent looks the revision up; it may be gone by now, and then there is nothing to run.
         let spec = self.state.revision(&revision).map(|known| known.spec.clone());
@@ -82,7 +84,7 @@ impl Node {
         if instance.origin != 0 {
             self.check_grant();
             self.check_maximum(instance);
-            if self.log.is_stalled(self.now) {
+            if self.is_log_stalled() {
                 self.mark(Mark::ColdStartWhileLogStalls);
             }
         }
@@ -121,6 +123,7 @@ impl Node {
         }
         self.failing.remove(&revision);
         self.proved.insert((revision.clone(), image));
+        self.send(Outgoing::Proved(revision, image));
         if adopted && self.state.placements.contains_key(&instance) {
             self.mark(Mark::AdoptedAfterRestart);
         }

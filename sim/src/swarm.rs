@@ -27,6 +27,8 @@ pub(crate) struct Swarm {
     pub(crate) retries: u8,
     /// How long callers wait before they hang up, if they ever do.
     pub(crate) patience: Option<Span>,
+    /// How long a call waits for an instance.
+    pub(crate) queue_wait: Duration,
     /// How many calls of one revision may wait.
     pub(crate) queue_max: usize,
     /// After how many entries the log is cut off by a snapshot.
@@ -48,6 +50,7 @@ impl Swarm {
             order: Span::exactly(1),
             retries: 0,
             patience: None,
+            queue_wait: Duration::from_secs(60),
             queue_max: 1000,
             snapshot_every: 100,
         }

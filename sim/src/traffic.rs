@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use control_plane::autoscale::idle_limit;
 use control_plane::dispatch::{DeclineReason, Dispatch, Effect, Input, Limits};
 use control_plane::model::{InstanceId, Purpose, RevisionId, Timestamp};
-use control_plane::route::RouteTable;
+use control_plane::route::{Elsewhere, RouteTable};
 use control_plane::supervisor;
 
 use crate::call::Call;
 use crate::journal::Who;
 use crate::mark::Mark;
-use crate::node::{Event, Node};
+use crate::node::{Event, Footing, Node};
 use crate::sandbox::Told;
 
 /// Instances that a revision may ask for without being slowed, as the burst guard has it.
@@ -26,6 +26,8 @@ pub(crate) struct Traffic {
     pub(crate) seats: BTreeMap<InstanceId, Seat>,
     pub(crate) calls: BTreeMap<u128, Call>,
     pub(crate) last: u128,
+    /// How many of the calls peers have passed on.
+    pub(crate) hops: usize,
 }
 
 /// The traffic of one revision.
@@ -61,8 +63,9 @@ impl Traffic {
         self.lines.values().filter_map(|line| line.dispatch.wake_at()).min()
     }
 
+    /// Returns how many calls of callers are open here.
     pub(crate) fn open(&self) -> usize {
-        self.calls.len()
+        self.calls.len() - self.hops
     }
 
     fn has_seats(&self, revision: &RevisionId) -> bool {
@@ -100,6 +103,9 @@ impl Node {
             }
         }
         self.traffic.routes = Some(RouteTable::new(&self.state));
+        if let Footing::Member(member) = &mut self.footing {
+            member.elsewhere = Elsewhere::new(&self.state, self.id);
+        }
         let wanted: BTreeSet<RevisionId> = wanted.into_keys().collect();
         let lines = self.traffic.lines.keys();
         let unwanted: Vec<RevisionId> = lines.filter(|revision| !wanted.contains(*revision)).cloned().collect();

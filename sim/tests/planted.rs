@@ -9,9 +9,13 @@ const SEEDS: u64 = 200;
 /// Plays a seed and returns what is broken.
 type Attempt = fn(u64) -> Option<Broken>;
 
-/// The two simulations, and the faults that each must find.
-fn simulations() -> [(&'static [Fault], Attempt); 2] {
-    [(&Fault::ALL, |seed| sim::attempt(seed).err()), (&Fault::RAFT, |seed| sim::raft::attempt(seed).err())]
+/// The simulations, and the faults that each must find.
+fn simulations() -> [(&'static [Fault], Attempt); 3] {
+    [
+        (&Fault::ALL, |seed| sim::attempt(seed).err()),
+        (&Fault::RAFT, |seed| sim::raft::attempt(seed).err()),
+        (&Fault::CLUSTER, |seed| sim::cluster::attempt(seed).err()),
+    ]
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::{Rejection, Reply, Session, State};
 use crate::model::{Epoch, Node, NodeId, NodeSpec, Resources};
+use crate::planted::planted;
 
 impl State {
     pub(super) fn register_node(&mut self, id: NodeId, spec: NodeSpec) -> Result<Reply, Rejection> {
@@ -52,7 +53,7 @@ impl State {
         node.epoch = Epoch(node.epoch.0.saturating_add(1));
         node.grant = Resources::default();
         node.is_dead = true;
-        self.placements.retain(|_, placement| placement.node != id);
+        self.placements.retain(|_, placement| placement.node != id || planted!(DeadKept));
         Ok(self.done())
     }
 

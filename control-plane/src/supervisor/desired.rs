@@ -2,6 +2,7 @@
 
 use super::{Desired, DesiredRevision, Role};
 use crate::model::{NodeId, RevisionId};
+use crate::planted::planted;
 use crate::state::State;
 
 /// Returns what the applied state wants of a node, or nothing while it does not know the node.
@@ -10,7 +11,9 @@ pub fn desired(state: &State, id: NodeId) -> Option<Desired> {
     let placements = state
         .placements
         .iter()
-        .filter(|(_, placement)| placement.node == id)
+        .filter(|(_, placement)| {
+            placement.node == id || (planted!(PlacedTwice) && placement.node.0.saturating_add(1) == id.0)
+        })
         .map(|(instance, placement)| (*instance, (placement.revision.clone(), placement.purpose)))
         .collect();
     let mut revisions = std::collections::BTreeMap::new();

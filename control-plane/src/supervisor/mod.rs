@@ -304,7 +304,7 @@ impl Supervisor {
                 for Survivor { instance, revision, resources } in instances {
                     let local = Local {
                         revision,
-                        resources,
+                        resources: if planted!(SurvivorWeightless) { Resources::default() } else { resources },
                         phase: Phase::Starting,
                         since: now,
                         // What the leader placed is the leader's to keep: it is not proposed for adoption.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use control_plane::codec;
 use control_plane::model::{NodeId, Timestamp};
 use control_plane::raft::{Record, RecordKind, View};
-use control_plane::state::{Command, State};
+use control_plane::state::{Command, State, violations};
 use prost::Message;
 use proto::v1;
 use proto::v1::log_entry::Payload;
@@ -18,6 +18,9 @@ use super::history::History;
 use super::journal::Journal;
 use super::mark::Mark;
 use super::runtime;
+
+/// How many states are kept.
+const RECENT_MAX: usize = 64;
 
 /// FNV-1a.
 fn hash(bytes: &[u8]) -> u64 {
@@ -35,9 +38,9 @@ struct Replica {
 }
 
 #[derive(Default)]
-pub(super) struct Facts {
-    pub(super) journal: Journal,
-    pub(super) history: History,
+pub(crate) struct Facts {
+    pub(crate) journal: Journal,
+    pub(crate) history: History,
     replicas: BTreeMap<u64, Replica>,
     /// Every leader that there was, by term and node.
     leaders: BTreeSet<(u64, u64)>,
@@ -47,36 +50,38 @@ pub(super) struct Facts {
     applied: Vec<(u64, u64)>,
     /// When the last command that was applied was proposed.
     time: Timestamp,
-    state: State,
+    state: Arc<State>,
+    /// The states after the last entries, by index: replicas are compared with them, and share them.
+    recent: BTreeMap<u64, Arc<State>>,
 }
 
 /// The oracle; clones share it.
 #[derive(Clone, Default)]
-pub(super) struct Oracle(Arc<Mutex<Facts>>);
+pub(crate) struct Oracle(Arc<Mutex<Facts>>);
 
 impl Oracle {
-    pub(super) fn facts(&self) -> MutexGuard<'_, Facts> {
+    pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn count(&self, what: &'static str) {
+    pub(crate) fn count(&self, what: &'static str) {
         self.facts().journal.count(what);
     }
 
-    pub(super) fn mark(&self, mark: Mark) {
+    pub(crate) fn mark(&self, mark: Mark) {
         self.facts().journal.mark(mark);
     }
 
-    pub(super) fn blame(&self, violation: &str) {
+    pub(crate) fn blame(&self, violation: &str) {
         self.facts().journal.blame(violation);
     }
 
-    pub(super) fn tell(&self, text: impl FnOnce() -> String) {
+    pub(crate) fn tell(&self, text: impl FnOnce() -> String) {
         self.facts().journal.tell(text);
     }
 
     /// A node comes back with these records.
-    pub(super) fn recovered(&self, node: u64, records: &[Record]) {
+    pub(crate) fn recovered(&self, node: u64, records: &[Record]) {
         let mut facts = self.facts();
         facts.replicas.insert(node, Replica::default());
         for record in records {
@@ -85,12 +90,12 @@ impl Oracle {
     }
 
     /// A node's disk is given a record.
-    pub(super) fn appended(&self, node: u64, record: &Record) {
+    pub(crate) fn appended(&self, node: u64, record: &Record) {
         self.facts().record(node, record);
     }
 
     /// A node's disk is given a snapshot that covers the log up to `last`.
-    pub(super) fn snapshot(&self, node: u64, last: u64) {
+    pub(crate) fn snapshot(&self, node: u64, last: u64) {
         let mut facts = self.facts();
         facts.journal.mark(Mark::SnapshotWritten);
         let replica = facts.replicas.entry(node).or_default();
@@ -103,7 +108,7 @@ impl Oracle {
     ///
     /// A term may have more leaders than one: whoever has the higher id takes over from the lower within the term, and ids of
     /// entries tell them apart.
-    pub(super) fn led(&self, node: u64, vote: v1::Vote) {
+    pub(crate) fn led(&self, node: u64, vote: v1::Vote) {
         let mut facts = self.facts();
         if vote.node != node {
             let violation = format!("{node} sends entries in the name of {}", vote.node);
@@ -122,7 +127,7 @@ impl Oracle {
     }
 
     /// A node begins with the state of its newest snapshot.
-    pub(super) fn opened(&self, node: u64, view: &View) {
+    pub(crate) fn opened(&self, node: u64, view: &View) {
         let Some(last) = view.last_applied() else { return };
         let mut facts = self.facts();
         facts.compare(node, last.index, view);
@@ -134,7 +139,7 @@ impl Oracle {
     }
 
     /// A node has applied everything up to an entry.
-    pub(super) fn applied(&self, node: u64, last: u64, view: &View) {
+    pub(crate) fn applied(&self, node: u64, last: u64, view: &View) {
         let mut facts = self.facts();
         let from = facts.replicas.entry(node).or_default().next;
         if from > last {
@@ -160,9 +165,29 @@ impl Oracle {
         facts.compare(node, last, view);
     }
 
+    /// Returns what a replica has applied, shared with whoever has applied as much.
+    pub(crate) fn state(&self, view: &View) -> Arc<State> {
+        let last = view.last_applied();
+        let known = last.and_then(|last| self.facts().recent.get(&last.index).map(Arc::clone));
+        known.unwrap_or_else(|| Arc::new(view.read(State::clone)))
+    }
+
     /// Returns the index of the last entry that any node has applied.
-    pub(super) fn last(&self) -> Option<u64> {
+    pub(crate) fn last(&self) -> Option<u64> {
         (self.facts().applied.len() as u64).checked_sub(1)
+    }
+}
+
+/// Returns under which name a command is counted once it is accepted, if it is.
+fn counted(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::DeclareDead { .. } => Some("nodes declared dead"),
+        Command::RegisterNode { .. } => Some("registrations"),
+        Command::Drain { is_draining: true, .. } => Some("nodes drained"),
+        Command::Adopt { .. } => Some("adoptions"),
+        Command::Promote { .. } => Some("promotions"),
+        Command::PlaceMany { .. } => Some("placements"),
+        _ => None,
     }
 }
 
@@ -207,6 +232,10 @@ impl Facts {
             None if index == self.applied.len() as u64 => {
                 self.apply(entry);
                 self.applied.push((applied, hash(&codec::encode_state(&self.state))));
+                self.recent.insert(index, Arc::clone(&self.state));
+                while self.recent.len() > RECENT_MAX {
+                    self.recent.pop_first();
+                }
             }
             None => self.journal.blame(&format!("{node} applied entry {index} before anybody applied the one before")),
         }
@@ -227,8 +256,15 @@ impl Facts {
             Command::RegisterNode { node, spec } => Some((*node, spec.name.clone())),
             _ => None,
         };
+        let counted = counted(&command);
+        let result = Arc::make_mut(&mut self.state).apply_once(at, ticket, command);
         // A refusal is an answer like any other.
-        let _ = self.state.apply_once(at, ticket, command);
+        if let (Ok(_), Some(what)) = (result, counted) {
+            self.journal.count(what);
+        }
+        for violation in violations(&self.state) {
+            self.journal.blame(&violation);
+        }
         if let Some((NodeId(key), name)) = written
             && let Some(registered) = self.state.nodes.get(&NodeId(key))
         {
@@ -238,10 +274,17 @@ impl Facts {
     }
 
     fn compare(&mut self, node: u64, index: u64, view: &View) {
-        let state = view.read(|state| hash(&codec::encode_state(state)));
-        runtime::note(state);
-        match self.applied.get(usize::try_from(index).unwrap_or(usize::MAX)) {
-            Some((_, settled)) if *settled == state => {}
+        let settled = self.applied.get(usize::try_from(index).unwrap_or(usize::MAX));
+        let is_equal = match self.recent.get(&index) {
+            // Cheaper than to encode it once more.
+            Some(known) => view.read(|state| *state == **known),
+            None => {
+                settled.is_some_and(|(_, settled)| view.read(|state| hash(&codec::encode_state(state))) == *settled)
+            }
+        };
+        runtime::note(settled.map_or(0, |(_, settled)| *settled));
+        match settled {
+            Some(_) if is_equal => {}
             Some(_) => self.journal.blame(&format!("the state of {node} after entry {index} is another one")),
             None => self.journal.blame(&format!("{node} has entry {index}, which nobody has applied")),
         }

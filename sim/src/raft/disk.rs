@@ -66,7 +66,7 @@ struct Shared {
 
 /// The disk of one node; clones share it.
 #[derive(Clone)]
-pub(super) struct Platter(Arc<Shared>);
+pub(crate) struct Platter(Arc<Shared>);
 
 impl Platter {
     pub(super) fn new(seed: u64, node: u64, swarm: Swarm, oracle: Oracle) -> Self {

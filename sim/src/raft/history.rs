@@ -9,60 +9,60 @@ use std::collections::BTreeMap;
 
 /// One operation of one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Operation {
+pub(crate) struct Operation {
     /// What it is about.
-    pub(super) key: u32,
+    pub(crate) key: u32,
     /// The name that it writes; none for a read.
-    pub(super) written: Option<String>,
-    pub(super) began: u64,
+    pub(crate) written: Option<String>,
+    pub(crate) began: u64,
     /// When it was answered, with how many writes there are and who the last one was; none while nobody knows.
-    pub(super) answered: Option<(u64, u64, String)>,
+    pub(crate) answered: Option<(u64, u64, String)>,
 }
 
 /// Every operation, and every committed write by key and place.
 #[derive(Debug, Default)]
-pub(super) struct History {
+pub(crate) struct History {
     operations: Vec<Operation>,
     committed: BTreeMap<(u32, u64), String>,
 }
 
 impl History {
     /// Notes that an operation begins, and returns its number.
-    pub(super) fn begin(&mut self, key: u32, written: Option<String>, began: u64) -> usize {
+    pub(crate) fn begin(&mut self, key: u32, written: Option<String>, began: u64) -> usize {
         self.operations.push(Operation { key, written, began, answered: None });
         self.operations.len() - 1
     }
 
     /// Notes the answer to an operation: a write's place and name, or those of the last write that a read has seen.
-    pub(super) fn answer(&mut self, number: usize, at: u64, place: u64, name: String) {
+    pub(crate) fn answer(&mut self, number: usize, at: u64, place: u64, name: String) {
         self.operations[number].answered = Some((at, place, name));
     }
 
     /// Notes a write that a replica has applied.
-    pub(super) fn commit(&mut self, key: u32, place: u64, name: String) {
+    pub(crate) fn commit(&mut self, key: u32, place: u64, name: String) {
         self.committed.insert((key, place), name);
     }
 
     /// Returns how many operations were answered.
-    pub(super) fn answered(&self) -> usize {
+    pub(crate) fn answered(&self) -> usize {
         self.operations.iter().filter(|operation| operation.answered.is_some()).count()
     }
 
     /// Returns whether a write was committed of which its client does not know.
-    pub(super) fn has_unknown_write(&self) -> bool {
+    pub(crate) fn has_unknown_write(&self) -> bool {
         let unknown = self.operations.iter().filter(|operation| operation.answered.is_none());
         let names: std::collections::BTreeSet<&str> = unknown.filter_map(|known| known.written.as_deref()).collect();
         self.committed.values().any(|name| names.contains(name.as_str()))
     }
 
     /// Returns whether a client read what another one wrote; names begin with the client.
-    pub(super) fn has_read_of_another(&self) -> bool {
+    pub(crate) fn has_read_of_another(&self) -> bool {
         let mut reads = self.operations.iter().filter(|operation| operation.written.is_none());
         reads.any(|read| read.answered.as_ref().is_some_and(|(_, place, _)| *place > 1))
     }
 
     /// Returns what no order of the operations explains, in words.
-    pub(super) fn violations(&self) -> Vec<String> {
+    pub(crate) fn violations(&self) -> Vec<String> {
         let began: BTreeMap<&str, u64> = self
             .operations
             .iter()

@@ -9,12 +9,12 @@ use super::runtime;
 const VIOLATIONS_MAX: usize = 10;
 
 #[derive(Debug, Default)]
-pub(super) struct Journal {
-    pub(super) counts: BTreeMap<&'static str, u64>,
-    pub(super) marks: BTreeSet<Mark>,
-    pub(super) violations: Vec<String>,
+pub(crate) struct Journal {
+    pub(crate) counts: BTreeMap<&'static str, u64>,
+    pub(crate) marks: BTreeSet<Mark>,
+    pub(crate) violations: Vec<String>,
     /// Present while somebody listens.
-    pub(super) lines: Option<Vec<String>>,
+    pub(crate) lines: Option<Vec<String>>,
 }
 
 fn seconds() -> String {
@@ -23,22 +23,22 @@ fn seconds() -> String {
 }
 
 impl Journal {
-    pub(super) fn count(&mut self, what: &'static str) {
+    pub(crate) fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
 
-    pub(super) fn mark(&mut self, mark: Mark) {
+    pub(crate) fn mark(&mut self, mark: Mark) {
         self.marks.insert(mark);
     }
 
-    pub(super) fn blame(&mut self, violation: &str) {
+    pub(crate) fn blame(&mut self, violation: &str) {
         self.tell(|| format!("VIOLATION: {violation}"));
         if self.violations.len() < VIOLATIONS_MAX {
             self.violations.push(format!("{}: {violation}", seconds()));
         }
     }
 
-    pub(super) fn tell(&mut self, text: impl FnOnce() -> String) {
+    pub(crate) fn tell(&mut self, text: impl FnOnce() -> String) {
         if let Some(lines) = &mut self.lines {
             lines.push(format!("{} {}", seconds(), text()));
         }

@@ -17,22 +17,25 @@ mod disk;
 mod history;
 mod journal;
 mod mark;
-mod nemesis;
+pub(crate) mod nemesis;
 mod network;
-mod runtime;
+pub(crate) mod runtime;
 mod swarm;
 #[cfg(test)]
 mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::mark::Mark;
 
-use self::check::Oracle;
-use self::cluster::Cluster;
-use self::swarm::Swarm;
+pub(crate) use self::check::Oracle;
+pub(crate) use self::cluster::{Cluster, Core, Crash, Listener, address, time_at, true_time};
+pub(crate) use self::network::Host;
+pub(crate) use self::swarm::{Micros, Swarm};
+
 use crate::rng::Rng;
 use crate::{Broken, message};
 
@@ -91,7 +94,7 @@ pub fn play(seed: u64, is_told: bool) -> Report {
     if is_told {
         oracle.facts().journal.lines = Some(vec![format!("{swarm:?}")]);
     }
-    let cluster = Cluster::new(seed, swarm, oracle.clone());
+    let cluster = Cluster::new(seed, swarm, oracle.clone(), Arc::new(()));
     // A panic must not leave nodes behind: they would be dropped while the thread ends.
     let played = catch_unwind(AssertUnwindSafe(|| run(&cluster, seed)));
     let span = Duration::from_nanos(runtime::now());
@@ -123,7 +126,7 @@ pub fn attempt(seed: u64) -> Result<Report, Broken> {
 }
 
 fn run(cluster: &Cluster, seed: u64) {
-    cluster.voters().into_iter().for_each(|node| cluster.boot(node));
+    cluster.nodes().into_iter().for_each(|node| cluster.boot(node));
     let still_writes = BUSY + LEADER_WITHIN;
     (1..=cluster.swarm().clients).for_each(|number| client::start(cluster, seed, number, still_writes));
     nemesis::start(cluster, seed, BUSY);
@@ -136,7 +139,7 @@ fn run(cluster: &Cluster, seed: u64) {
     let mut until = BUSY + LEADER_WITHIN;
     while !has_converged(cluster) {
         if until >= BUSY + CONVERGED_WITHIN {
-            let applied = cluster.voters().into_iter().map(|node| (node, applied(cluster, node)));
+            let applied = cluster.nodes().into_iter().map(|node| (node, applied(cluster, node)));
             let (applied, last) = (applied.collect::<Vec<_>>(), cluster.oracle().last());
             cluster.oracle().blame(&format!("not converged: of {last:?}, nodes have applied {applied:?}"));
             break;
@@ -153,9 +156,9 @@ fn applied(cluster: &Cluster, node: u64) -> Option<u64> {
 }
 
 /// Returns whether every node runs and has applied everything that any has.
-fn has_converged(cluster: &Cluster) -> bool {
+pub(crate) fn has_converged(cluster: &Cluster) -> bool {
     let last = cluster.oracle().last();
-    last.is_some() && cluster.voters().into_iter().all(|node| applied(cluster, node) == last)
+    last.is_some() && cluster.nodes().into_iter().all(|node| applied(cluster, node) == last)
 }
 
 /// Looks at what clients were told.

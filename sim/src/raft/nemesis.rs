@@ -14,7 +14,7 @@ use crate::rng::Rng;
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// A process is killed, and comes back.
     Kill,
     /// A process is killed again and again, each time soon after it has come back.
@@ -58,7 +58,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Kill,
         Self::RestartLoop,
         Self::PowerLoss,
@@ -82,12 +82,6 @@ impl Fault {
     ];
 }
 
-/// How long a node stays down.
-const DOWN: Micros = Micros(5_000, 2_500_000);
-
-/// How long a network stays broken.
-const BROKEN: Micros = Micros(50_000, 3_000_000);
-
 /// How long a process or a disk stands still.
 const STILL: Micros = Micros(1_000, 2_000_000);
 
@@ -99,7 +93,7 @@ struct Nemesis {
 }
 
 /// Lets faults happen until `until`; what they broke may stay broken longer.
-pub(super) fn start(cluster: &Cluster, seed: u64, until: Duration) {
+pub(crate) fn start(cluster: &Cluster, seed: u64, until: Duration) {
     let rng = Rc::new(RefCell::new(Rng::stream(seed, "nemesis")));
     Nemesis { cluster: cluster.clone(), rng, until }.next();
 }
@@ -138,7 +132,7 @@ impl Nemesis {
     }
 
     fn happen(&self, fault: Fault) {
-        let voters = self.cluster.voters();
+        let voters = self.cluster.nodes();
         let leader = self.cluster.leader();
         self.cluster.oracle().count("faults");
         match fault {
@@ -181,14 +175,14 @@ impl Nemesis {
                 let ways = self.pairs(&self.some(&voters), &[to]);
                 let refusal = if self.below(2) == 0 { Refusal::Connections } else { Refusal::All };
                 self.cluster.oracle().tell(|| format!("refused: {refusal:?} {ways:?}"));
-                self.cluster.network().refuse(ways, refusal, self.draw(BROKEN));
+                self.cluster.network().refuse(ways, refusal, self.draw(self.cluster.swarm().broken));
             }
             Fault::Slow => self.slow(&voters),
             Fault::Storm => {
                 let permille = u32::try_from(self.below(400)).unwrap_or(0);
                 self.cluster.network().wires().storm_permille = permille;
                 let network = self.cluster.network().clone();
-                runtime::after(self.draw(BROKEN), move || network.wires().storm_permille = 0);
+                runtime::after(self.draw(self.cluster.swarm().broken), move || network.wires().storm_permille = 0);
             }
             Fault::DiskStall => {
                 // What is being synced waits to the end of it, also after faults have stopped: it must be over by then.
@@ -237,7 +231,7 @@ impl Nemesis {
         self.cluster.crash(nodes, crash);
         for node in nodes.iter().copied() {
             let cluster = self.cluster.clone();
-            runtime::after(self.draw(DOWN), move || cluster.boot(node));
+            runtime::after(self.draw(self.cluster.swarm().down), move || cluster.boot(node));
         }
     }
 
@@ -302,7 +296,7 @@ impl Nemesis {
         self.cluster.oracle().tell(|| format!("cut: {ways:?}"));
         self.cluster.network().wires().cuts.extend(ways.iter().copied());
         let cluster = self.cluster.clone();
-        runtime::after(self.draw(BROKEN), move || {
+        runtime::after(self.draw(self.cluster.swarm().broken), move || {
             cluster.oracle().tell(|| format!("mended: {ways:?}"));
             let mut wires = cluster.network().wires();
             ways.iter().for_each(|way| {
@@ -336,6 +330,6 @@ impl Nemesis {
         let more = self.draw(Micros(1_000, 300_000));
         self.cluster.network().wires().slow.extend(ways.iter().map(|way| (*way, more)));
         let network = self.cluster.network().clone();
-        runtime::after(self.draw(BROKEN), move || network.wires().slow.clear());
+        runtime::after(self.draw(self.cluster.swarm().broken), move || network.wires().slow.clear());
     }
 }

@@ -9,48 +9,56 @@ use crate::rng::Rng;
 
 /// A range of microseconds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Micros(pub(super) u64, pub(super) u64);
+pub(crate) struct Micros(pub(crate) u64, pub(crate) u64);
 
 impl Micros {
-    pub(super) fn draw(self, rng: &mut Rng) -> Duration {
+    pub(crate) fn draw(self, rng: &mut Rng) -> Duration {
         Duration::from_micros(rng.between(self.0, self.1))
     }
 }
 
 /// How a cluster and its surroundings behave.
 #[derive(Clone, Debug)]
-pub(super) struct Swarm {
-    pub(super) voters: u64,
-    pub(super) clients: u64,
-    pub(super) keys: u64,
+pub(crate) struct Swarm {
+    /// How many nodes there are at first; in a simulation of Raft alone all of them vote.
+    pub(crate) voters: u64,
+    /// How many of them found the cluster; the others are taken in.
+    pub(crate) founders: u64,
+    pub(crate) clients: u64,
+    pub(crate) keys: u64,
     /// How long a client rests between two operations.
-    pub(super) pace: Micros,
+    pub(crate) pace: Micros,
     /// How often, in thousandths, a client reads.
-    pub(super) reads_permille: u32,
-    pub(super) delay: Micros,
+    pub(crate) reads_permille: u32,
+    pub(crate) delay: Micros,
     /// How often, in thousandths, a message takes as long as `delay_long`.
-    pub(super) delay_long_permille: u32,
-    pub(super) delay_long: Micros,
-    pub(super) lost_permille: u32,
-    pub(super) twice_permille: u32,
+    pub(crate) delay_long_permille: u32,
+    pub(crate) delay_long: Micros,
+    pub(crate) lost_permille: u32,
+    pub(crate) twice_permille: u32,
     /// How often, in thousandths, something on a stream breaks it.
-    pub(super) broken_permille: u32,
-    pub(super) sync: Micros,
+    pub(crate) broken_permille: u32,
+    pub(crate) sync: Micros,
     /// How often, in thousandths, a sync takes as long as `sync_long`.
-    pub(super) sync_long_permille: u32,
-    pub(super) sync_long: Micros,
+    pub(crate) sync_long_permille: u32,
+    pub(crate) sync_long: Micros,
     /// Entries between snapshots, and how many stay in the log behind one; as in production unless drawn.
-    pub(super) snapshot: Option<(u64, u64)>,
-    pub(super) faults: Vec<Fault>,
+    pub(crate) snapshot: Option<(u64, u64)>,
+    /// How long a node stays down.
+    pub(crate) down: Micros,
+    /// How long a network stays broken.
+    pub(crate) broken: Micros,
+    pub(crate) faults: Vec<Fault>,
     /// How long it takes from one fault to the next.
-    pub(super) fault_pace: Micros,
+    pub(crate) fault_pace: Micros,
 }
 
 impl Swarm {
     /// Returns surroundings in which nothing goes wrong.
-    pub(super) fn calm(voters: u64) -> Self {
+    pub(crate) fn calm(voters: u64) -> Self {
         Self {
             voters,
+            founders: voters,
             clients: 3,
             keys: 2,
             pace: Micros(1_000, 20_000),
@@ -65,13 +73,15 @@ impl Swarm {
             sync_long_permille: 0,
             sync_long: Micros(5_000, 400_000),
             snapshot: None,
+            down: Micros(5_000, 2_500_000),
+            broken: Micros(50_000, 3_000_000),
             faults: Vec::new(),
             fault_pace: Micros(100_000, 1_500_000),
         }
     }
 
     /// Draws the surroundings of one seed.
-    pub(super) fn draw(rng: &mut Rng) -> Self {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
         let mut swarm = Self {
             clients: rng.between(2, 4),
             keys: rng.between(1, 3),
@@ -111,7 +121,7 @@ impl Swarm {
     }
 
     /// Returns openraft's settings: those of production but for the snapshots.
-    pub(super) fn settings(&self) -> Config {
+    pub(crate) fn settings(&self) -> Config {
         let mut settings = control_plane::raft::settings(control_plane::raft::Timing::default());
         if let Some((every, kept)) = self.snapshot {
             settings.snapshot_policy = SnapshotPolicy::LogsSinceLast(every);

@@ -16,8 +16,8 @@ const BEFORE: Duration = Duration::from_secs(2);
 /// Returns how long after the loss of the leader another one leads.
 fn takeover(seed: u64, crash: Crash) -> Duration {
     runtime::begin(seed);
-    let cluster = Cluster::new(seed, Swarm::calm(3), Oracle::default());
-    cluster.voters().into_iter().for_each(|node| cluster.boot(node));
+    let cluster = Cluster::new(seed, Swarm::calm(3), Oracle::default(), std::sync::Arc::new(()));
+    cluster.nodes().into_iter().for_each(|node| cluster.boot(node));
     runtime::run_until(BEFORE, || false);
     let lost = cluster.agreed_leader().expect("nothing has gone wrong");
     cluster.crash(&[lost], crash);

@@ -141,7 +141,7 @@ impl Player {
 
 fn calm_node(memory: Bytes, queue_max: usize) -> Node {
     let capacity = Resources { cpu: MilliCpu(64_000), memory, disk: Bytes(1 << 40), pids: 1 << 20 };
-    let mut node = Node::new(0, BOOT, capacity, Swarm { queue_max, ..Swarm::calm() }, true);
+    let mut node = Node::alone(0, BOOT, capacity, Swarm { queue_max, ..Swarm::calm() }, true);
     node.run_until(START);
     node.journal.take_lines();
     node
@@ -179,11 +179,7 @@ fn tell_moment(lines: &[Line]) -> Vec<String> {
 }
 
 fn tell_whos(whos: &[Who]) -> String {
-    let name = |who: &Who| match who {
-        Who::Call(call) => format!("call {call} "),
-        Who::Instance(instance) => format!("{instance} "),
-        Who::Nobody => String::new(),
-    };
+    let name = Who::to_string;
     match whos {
         [] => String::new(),
         [first, .., last] if whos.len() > LISTED_MAX => {

@@ -20,7 +20,7 @@ pub(super) struct Standing {
 
 /// What is refused in the name of a process that lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::raft) enum Refusal {
+pub(crate) enum Refusal {
     /// What stood is reset and new connections are refused; messages that are under way get through.
     Connections,
     /// Everything.
@@ -108,7 +108,7 @@ impl Network {
         });
     }
 
-    fn refusal(&self, from: u64, to: u64) -> Option<Refusal> {
+    pub(super) fn refusal(&self, from: u64, to: u64) -> Option<Refusal> {
         self.wires().refused.get(&(from, to)).copied()
     }
 

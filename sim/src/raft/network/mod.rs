@@ -7,6 +7,7 @@
 //! A node whose process has ended refuses; one without power, and a way that is cut, say nothing.
 
 mod call;
+mod carry;
 mod death;
 mod pipe;
 mod stream;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use control_plane::raft::{AppendReplies, Appends, Lane, Peer, Replica, Transport, TransportError};
 use proto::v1;
 
-pub(super) use self::death::Refusal;
+pub(crate) use self::death::Refusal;
 
 use self::death::Standing;
 use super::check::Oracle;
@@ -30,7 +31,7 @@ use crate::rng::Rng;
 
 /// A voter as the network knows it.
 #[derive(Clone)]
-pub(super) enum Host {
+pub(crate) enum Host {
     /// It has no power.
     Off,
     /// Its process does not run.
@@ -39,59 +40,62 @@ pub(super) enum Host {
     Up(Group, Option<Replica<Virtual, Platter>>),
 }
 
-pub(super) struct Wires {
+pub(crate) struct Wires {
     rng: Rng,
     swarm: Swarm,
-    pub(super) hosts: BTreeMap<u64, Host>,
+    pub(crate) hosts: BTreeMap<u64, Host>,
     /// From whom to whom nothing comes through.
-    pub(super) cuts: BTreeSet<(u64, u64)>,
-    /// What ways take longer than others.
-    pub(super) slow: BTreeMap<(u64, u64), Duration>,
+    pub(crate) cuts: BTreeSet<(u64, u64)>,
+    /// What ways take longer than others for good.
+    pub(crate) distances: BTreeMap<(u64, u64), Duration>,
+    /// What ways take longer than others for a while.
+    pub(crate) slow: BTreeMap<(u64, u64), Duration>,
     /// What is refused in the name of a process that lives, from whom to whom.
-    pub(super) refused: BTreeMap<(u64, u64), Refusal>,
+    pub(crate) refused: BTreeMap<(u64, u64), Refusal>,
     /// The connections that tell of a process's end.
     standing: Vec<Standing>,
     /// How often more than usual, in thousandths, something is lost.
-    pub(super) storm_permille: u32,
+    pub(crate) storm_permille: u32,
 }
 
 /// The network; clones share it.
 #[derive(Clone)]
-pub(super) struct Network {
+pub(crate) struct Network {
     wires: Arc<Mutex<Wires>>,
     oracle: Oracle,
 }
 
 impl Network {
-    pub(super) fn new(seed: u64, swarm: Swarm, oracle: Oracle) -> Self {
+    pub(crate) fn new(seed: u64, swarm: Swarm, oracle: Oracle) -> Self {
         let rng = Rng::stream(seed, "network");
         let (hosts, cuts, slow) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
         let (refused, standing) = (BTreeMap::new(), Vec::new());
-        let wires = Wires { rng, swarm, hosts, cuts, slow, refused, standing, storm_permille: 0 };
+        let distances = BTreeMap::new();
+        let wires = Wires { rng, swarm, hosts, cuts, distances, slow, refused, standing, storm_permille: 0 };
         Self { wires: Arc::new(Mutex::new(wires)), oracle }
     }
 
-    pub(super) fn wires(&self) -> MutexGuard<'_, Wires> {
+    pub(crate) fn wires(&self) -> MutexGuard<'_, Wires> {
         self.wires.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns what a voter reaches the others through.
-    pub(super) fn transport(&self, from: u64) -> Outlet {
+    pub(crate) fn transport(&self, from: u64) -> Outlet {
         Outlet { from, network: self.clone() }
     }
 
-    pub(super) fn host(&self, node: u64) -> Host {
+    pub(crate) fn host(&self, node: u64) -> Host {
         self.wires().hosts.get(&node).cloned().unwrap_or(Host::Off)
     }
 
     /// Sets what a voter is, and drops what it was outside of the lock.
-    pub(super) fn set(&self, node: u64, host: Host) {
+    pub(crate) fn set(&self, node: u64, host: Host) {
         let before = self.wires().hosts.insert(node, host);
         drop(before);
     }
 
     /// Lets nothing go wrong any more.
-    pub(super) fn calm(&self) {
+    pub(crate) fn calm(&self) {
         let mut wires = self.wires();
         wires.cuts.clear();
         wires.slow.clear();
@@ -157,19 +161,20 @@ impl Wires {
     fn delay(&mut self, from: u64, to: u64) -> Duration {
         let permille = self.swarm.delay_long_permille;
         let range = if self.rng.chance(permille) { self.swarm.delay_long } else { self.swarm.delay };
-        range.draw(&mut self.rng) + self.slow.get(&(from, to)).copied().unwrap_or_default()
+        let more = [&self.distances, &self.slow].into_iter().filter_map(|more| more.get(&(from, to)));
+        range.draw(&mut self.rng) + more.sum::<Duration>()
     }
 }
 
 /// Where one voter's messages leave it.
 #[derive(Clone)]
-pub(super) struct Outlet {
+pub(crate) struct Outlet {
     from: u64,
     network: Network,
 }
 
 /// The way from one voter to another.
-pub(super) struct Way {
+pub(crate) struct Way {
     from: u64,
     to: u64,
     network: Network,
