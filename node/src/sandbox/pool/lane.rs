@@ -21,6 +21,7 @@ use super::super::spawner_link::{ANSWER_MAX, AskError, SpawnerLink};
 use super::super::{Kept, LaunchError, LaunchRequest, Network, Output, Sandbox, Start, ZygoteSpec, loopback};
 use super::Config;
 use super::adopt::remove_leftover;
+use crate::error_chain;
 use crate::net::Wiring;
 
 /// Counts the sandboxes of this process, so that no two have the same name.
@@ -90,6 +91,8 @@ pub(super) struct LaneState {
     /// The zygote that the spawner was told to start.
     zygote: Option<ZygoteSpec>,
     zygote_failures: u32,
+    /// Whether the last sandbox that was to have a way out got none.
+    cannot_wire: bool,
 }
 
 /// A blank sandbox, as the daemon sees it.
@@ -165,11 +168,13 @@ impl LaneTask {
         }
         let networks: &[Network] =
             if self.wiring.borrow().is_some() { &[Network::None, Network::Egress] } else { &[Network::None] };
-        if let Some(network) = networks.iter().find(|network| self.count(**network) < self.share) {
-            return Some(Chore::Fill(*network));
+        let short = networks.iter().copied().find(|network| self.count(*network) < self.share).map(Chore::Fill);
+        let without_guest = || networks.iter().find_map(|network| self.without_guest(*network)).map(Chore::Attach);
+        // What cannot be wired for now keeps nothing else waiting.
+        if self.state.cannot_wire && !matches!(short, Some(Chore::Fill(Network::None))) {
+            return without_guest().or(short);
         }
-        self.state.zygote.as_ref()?;
-        networks.iter().find_map(|network| self.without_guest(*network)).map(Chore::Attach)
+        short.or_else(without_guest)
     }
 
     fn count(&self, network: Network) -> usize {
@@ -178,6 +183,7 @@ impl LaneTask {
 
     /// Returns a blank sandbox for a network that should have a guest.
     fn without_guest(&self, network: Network) -> Option<usize> {
+        self.state.zygote.as_ref()?;
         let blanks = &self.state.blanks;
         let guests = blanks.iter().filter(|blank| blank.network == network && blank.has_guest).count();
         // One stays without, for what is executed.
@@ -237,7 +243,7 @@ impl LaneTask {
                 self.replace();
                 Err(match error {
                     AskError::Timeout => LaunchError::Timeout(ANSWER_MAX),
-                    AskError::Gone | AskError::Io(_) => LaunchError::Refused(error.to_string()),
+                    AskError::Gone | AskError::Io(_) => LaunchError::Refused(error_chain::text(&error)),
                 })
             }
         }
@@ -282,6 +288,9 @@ impl LaneTask {
             }
         };
         reap_strangers(&self.known);
+        if network == Network::Egress {
+            self.state.cannot_wire = filled.is_err();
+        }
         filled
     }
 
