@@ -100,9 +100,16 @@ pub(crate) fn agree(rack: &Rack, function: &str, hosts: &[usize], report: &Write
     let (index, limit) = report.last.expect("something was acknowledged");
     let (path, mut held) = (format!("/v1/functions/{function}"), Vec::new());
     for host in hosts {
-        let found = eventually("a host answers", PATIENCE, || {
-            let reply = rack.operate(*host, "GET", &path, b"").ok().filter(|reply| reply.status == 200)?;
-            serde_json::from_str::<serde_json::Value>(&reply.body).ok()
+        let mut said = "nothing".to_owned();
+        let began = std::time::Instant::now();
+        let found = eventually("a host says what holds", 2 * PATIENCE, || {
+            match rack.operate(*host, "GET", &path, b"") {
+                Ok(reply) if reply.status == 200 => return serde_json::from_str::<serde_json::Value>(&reply.body).ok(),
+                Ok(reply) => said = format!("{}: {}", reply.status, reply.body),
+                Err(error) => said = error,
+            }
+            assert!(began.elapsed() < PATIENCE, "host {host} does not say what holds: {said}\n{}", rack.cluster(*host));
+            None
         });
         let place = (found["index"].as_u64().unwrap_or(0), found["scaling"]["idle_max_ms"].as_u64().unwrap_or(0));
         assert!(

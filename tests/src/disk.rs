@@ -4,9 +4,6 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
-
-use crate::eventually;
 
 /// Asks the kernel to shut the file systems at some folders down: `EXT4_IOC_SHUTDOWN` of `linux/ext4.h` with
 /// `EXT4_GOING_FLAGS_NOLOGFLUSH`, after which nothing reaches the disk, not even what the journal was about to say.
@@ -14,15 +11,14 @@ const SHUTDOWN: &str = "import fcntl, os, struct, sys
 for folder in [os.open(path, os.O_RDONLY) for path in sys.argv[1:]]:
     fcntl.ioctl(folder, 0x8004587d, struct.pack('I', 2))";
 
-/// How long whatever stands on a disk may take to die.
-const DIE_MAX: Duration = Duration::from_secs(20);
-
 /// A small file system of its own; dropping it unmounts it.
 #[derive(Debug)]
 pub struct Disk {
     folder: PathBuf,
     /// The file that a journalled file system lies in; none where it is in memory.
     image: Option<PathBuf>,
+    /// How often its power was cut.
+    cuts: u32,
 }
 
 impl Disk {
@@ -31,7 +27,7 @@ impl Disk {
         std::fs::create_dir_all(folder).expect("the folder can be made");
         let size = format!("size={mebibytes}m,mode=755");
         run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder));
-        Self { folder: folder.to_path_buf(), image: None }
+        Self { folder: folder.to_path_buf(), image: None, cuts: 0 }
     }
 
     /// Makes a journalled file system in the file `image` and mounts it.
@@ -40,7 +36,7 @@ impl Disk {
         file.set_len(mebibytes << 20).expect("it can have holes");
         run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image));
         std::fs::create_dir_all(folder).expect("the folder can be made");
-        let this = Self { folder: folder.to_path_buf(), image: Some(image.to_path_buf()) };
+        let this = Self { folder: folder.to_path_buf(), image: Some(image.to_path_buf()), cuts: 0 };
         this.plug_in();
         this
     }
@@ -55,34 +51,33 @@ impl Disk {
         run(Command::new("python3").args(["-c", SHUTDOWN]).args(disks.iter().map(|disk| &disk.folder)));
     }
 
-    /// Ends every process that stands on the disk, and mounts it again as after a power cut.
-    pub(crate) fn restore_power(&self) {
-        eventually("the disk comes back", DIE_MAX, || {
-            for process in self.users() {
-                let _ = Command::new("kill").args(["-KILL", &process]).stderr(Stdio::null()).status();
-            }
-            let unmounted = Command::new("umount").arg(&self.folder).stderr(Stdio::null()).status();
-            if !unmounted.is_ok_and(|status| status.success()) {
-                return None;
-            }
-            self.plug_in();
-            // As long as anybody has it mounted elsewhere, it is the file system that was shut down.
-            std::fs::write(self.folder.join("probe"), "").ok()
-        });
+    /// Ends every process that runs from the disk, and mounts what is left on it after the power cut.
+    ///
+    /// It is a copy: wherever else the disk is still mounted, as in the mounts of other daemons, it stays as it was shut down.
+    pub(crate) fn restore_power(&mut self) {
+        for process in self.users() {
+            let _ = Command::new("kill").args(["-KILL", &process]).stderr(Stdio::null()).status();
+        }
+        let image = self.image.as_mut().expect("only what lies in a file loses its power");
+        let copy = image.with_extension(format!("{}", self.cuts));
+        self.cuts += 1;
+        run(Command::new("umount").arg("--lazy").arg(&self.folder));
+        run(Command::new("cp").arg("--sparse=always").arg(&*image).arg(&copy));
+        std::fs::remove_file(&*image).expect("the file can be deleted");
+        *image = copy;
+        self.plug_in();
     }
 
-    /// Returns the processes that have something of the disk mounted where others do not see it: those of sandboxes.
+    /// Returns the processes that have a layer of an image on the disk as their root: those of sandboxes.
     fn users(&self) -> Vec<String> {
-        let folder = self.folder.to_string_lossy();
-        let own = std::fs::read_link("/proc/self/ns/mnt").ok();
+        let inside = format!("{}/", self.folder.display());
         let processes = std::fs::read_dir("/proc").expect("it is mounted").filter_map(Result::ok);
         let numbers = processes.filter_map(|entry| entry.file_name().into_string().ok());
         let numbers = numbers.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
         numbers
             .filter(|process| {
-                let process = Path::new("/proc").join(process);
-                let mounts = std::fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
-                std::fs::read_link(process.join("ns/mnt")).ok() != own && mounts.contains(&*folder)
+                let mounts = std::fs::read_to_string(Path::new("/proc").join(process).join("mountinfo"));
+                mounts.is_ok_and(|mounts| mounts.lines().next().is_some_and(|root| root.contains(&inside)))
             })
             .collect()
     }

@@ -208,7 +208,9 @@ impl Rack {
             let _ = agent.kill();
             agent.wait().expect("the agent can be waited for");
         }
-        hosts.iter().for_each(|host| self.disk(*host).restore_power());
+        for host in hosts {
+            self.host_mut(*host).disk.as_mut().expect("the host has a disk of its own").restore_power();
+        }
     }
 
     /// Returns the disk of a host.

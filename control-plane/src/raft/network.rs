@@ -26,6 +26,10 @@ use super::transport::{Appends, Lane, Peer, Transport, TransportError};
 use super::{Types, Vote, message, parts};
 use crate::codec::DecodeError;
 
+/// How long it takes until a stream is opened again to a peer that cannot be reached: a refusal comes at once, and a leader
+/// whose followers are down would ask without a pause.
+const UNREACHABLE_PAUSE: Duration = Duration::from_millis(50);
+
 /// Makes openraft's ways to peers out of a transport's.
 #[derive(Clone)]
 pub struct Network<T>(T);
@@ -124,7 +128,16 @@ impl<P: Peer> Link<P> {
             Ok(opened) => opened,
             Err(_) => Err(TransportError::Timeout(limit)),
         };
-        let replies = opened.map_err(|error| AskError::from(error).into_rpc())?;
+        let replies = match opened {
+            Ok(replies) => replies,
+            Err(error) => {
+                // openraft pauses with the first request of a stream, and one that cannot be opened never asks for it.
+                if !matches!(error, TransportError::Timeout(_)) {
+                    RT::sleep(UNREACHABLE_PAUSE).await;
+                }
+                return Err(AskError::from(error).into_rpc());
+            }
+        };
         let replies = guard.replies::<RT>(replies, option.soft_ttl()).map(|reply| {
             let parsed = reply.map_err(AskError::from).and_then(|reply| Ok(message::parse_append_reply(reply)?));
             parsed.map_err(AskError::into_rpc)
