@@ -94,7 +94,7 @@ impl Raft {
                 self.until_led(before).await;
             }
         };
-        timeout(PROPOSE_MAX, proposing).await.unwrap_or_else(|_| Err(fate))
+        timeout(PROPOSE_MAX, proposing).await.unwrap_or(Err(fate))
     }
 
     /// Lets proposals be sent again whose answers get lost, from the registration of this node on.

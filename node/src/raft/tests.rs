@@ -224,8 +224,8 @@ async fn proposals_whose_answers_get_lost_are_applied_once() {
         proposer.await.expect("it did not panic");
     }
     assert_eq!(second.raft.read(|state| state.index), before + PROPOSERS * EACH);
-    let kept = second.raft.read(|state| state.sessions[&NodeId(7)].answers.len());
-    assert!(kept <= 2 * PROPOSERS as usize, "{kept} answers are kept, and nobody waits any more");
+    let kept = second.raft.read(|state| state.sessions[&NodeId(7)].answers.len() as u64);
+    assert!(kept <= 2 * PROPOSERS, "{kept} answers are kept, and nobody waits any more");
     for voter in [&second, &third] {
         voter.raft.shutdown().await;
     }
