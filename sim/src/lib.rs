@@ -20,6 +20,7 @@ mod node;
 pub mod raft;
 pub mod rng;
 mod sandbox;
+pub mod scenario;
 mod schedule;
 pub mod story;
 mod swarm;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::args_cluster::{Cluster, Node, Token};
+use super::args_sim::Sim;
 use super::args_voter::{BenchVoter, FailoverOptions};
 
 #[derive(Debug, Parser)]
@@ -124,6 +125,9 @@ pub(super) enum Command {
     /// Look after images.
     #[command(subcommand)]
     Image(Image),
+    /// Find out what a cluster would survive, without one.
+    #[command(subcommand)]
+    Sim(Sim),
     /// Measure this machine, each figure beside a peer or a floor.
     Bench(Bench),
     /// One of the voters that `bench commits` and `bench failover` measure.

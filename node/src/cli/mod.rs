@@ -3,6 +3,7 @@
 mod apply;
 mod args;
 mod args_cluster;
+mod args_sim;
 mod args_voter;
 mod bench;
 mod change;
@@ -18,6 +19,7 @@ mod output;
 #[cfg(test)]
 mod reference;
 mod run;
+mod sim;
 
 use std::process::ExitCode;
 
@@ -85,6 +87,7 @@ async fn execute(arguments: Arguments) -> Result<(), Failure> {
         Command::Node(command) => cluster::node(&target, command).await,
         Command::Token(command) => cluster::token(&target, command).await,
         Command::Image(image) => image::image(&target, image).await,
+        Command::Sim(command) => sim::sim(command),
         Command::Bench(arguments) => bench::bench(arguments).await,
         Command::BenchVoter(arguments) => bench::voter(arguments).await,
         Command::Doctor { output } => doctor::doctor(&target, output),
