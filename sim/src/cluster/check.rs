@@ -7,7 +7,6 @@ use std::time::Duration;
 use control_plane::model::{FunctionName, InstanceId, NodeId, Purpose, RevisionId, Timestamp};
 use control_plane::state::{Function, State};
 
-use super::FOUNDER;
 use super::world::World;
 use crate::call::{Errand, Kind, Outcome};
 use crate::node::{Event, Node};
@@ -70,7 +69,7 @@ impl World {
                 found.push(format!("{} calls are still open on {id}", node.traffic.calls.len()));
             }
             if *node.state != *state {
-                found.push(format!("{id} sees state {}, {FOUNDER} sees {}", node.state.index, state.index));
+                found.push(format!("{id} sees state {}, another node sees {}", node.state.index, state.index));
             }
             found.extend(sandboxes_at_rest(&state, *id, node));
         }

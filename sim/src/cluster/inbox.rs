@@ -23,6 +23,10 @@ pub(super) enum Tiding {
     News { to: NodeId, life: Option<u32>, news: News },
     /// Whoever watches over connections looks at them.
     Ping,
+    /// A machine is lost for good, with its disk.
+    Lost(NodeId),
+    /// The operator who replaces lost machines looks after them.
+    Tend,
 }
 
 /// Tidings that wait; clones share them.

@@ -11,6 +11,7 @@
 
 mod check;
 mod inbox;
+mod loss;
 mod plan;
 mod propose;
 mod voters;
@@ -49,7 +50,7 @@ const REST_MAX: Duration = Duration::from_secs(30);
 const ANSWER_MAX: Duration = Duration::from_secs(8);
 
 /// Rare paths that many seeds together must reach, by the names of their counts.
-pub const RARE: [&str; 15] = [
+pub const RARE: [&str; 17] = [
     "asked of a peer",
     "hops",
     "lost with a peer",
@@ -65,6 +66,8 @@ pub const RARE: [&str; 15] = [
     "starts",
     "crashes",
     "faults",
+    "machines lost",
+    "machines replaced",
 ];
 
 /// What happened to one cluster.
@@ -97,7 +100,7 @@ pub fn play(seed: u64, is_told: bool) -> Report {
         facts.journal.blame(&format!("it panicked: {}", message(panic.as_ref())));
     }
     let mut counts = facts.journal.counts;
-    for (what, count) in world.nodes.values().flat_map(|node| &node.journal.counts) {
+    for (what, count) in world.everybody().flat_map(|node| &node.journal.counts) {
         *counts.entry(what).or_default() += count;
     }
     let lines = facts.journal.lines.unwrap_or_default();

@@ -22,7 +22,7 @@ const FORM_MAX: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The secret by which nodes are let in.
-const SECRET: [u8; 32] = [7; 32];
+pub(super) const SECRET: [u8; 32] = [7; 32];
 
 /// How many machines may show it.
 const LET_IN_MAX: u32 = 200;
@@ -75,6 +75,10 @@ pub(super) fn begin(world: &mut World, seed: u64, end: Timestamp) {
             Event::Restart | Event::Depose | Event::Stall(_) => {}
             event => world.at(at, *rng.pick(&nodes), event),
         }
+    }
+    if rng.chance(300) {
+        let wait = Duration::from_millis(rng.between(100, 10_000));
+        world.lose_later(wait, *rng.pick(&nodes));
     }
     if rng.chance(400) {
         let (node, by) = (*rng.pick(&nodes), *rng.pick(&nodes));
@@ -167,6 +171,7 @@ impl World {
             self.at(self.now, node, Event::Jam(Duration::ZERO));
         }
         self.undrain();
+        self.hurry();
     }
 
     /// Lets everything run again on nodes that were drained; proposed by every node, one of which is heard.
@@ -191,7 +196,7 @@ fn votes_of(nodes: u32) -> usize {
     }
 }
 
-fn capacity(rng: &mut Rng) -> Resources {
+pub(super) fn capacity(rng: &mut Rng) -> Resources {
     let mebi = *rng.pick(&[512, 1024, 2048, 4096]);
     Resources { cpu: MilliCpu(16_000), memory: Bytes::mebi(mebi), disk: Bytes(1 << 40), pids: 1 << 20 }
 }

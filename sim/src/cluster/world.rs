@@ -9,6 +9,7 @@ use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 
 use super::inbox::{Inbox, Tiding};
+use super::loss::Losses;
 use super::voters;
 use super::wire::Hop;
 use crate::journal::Line;
@@ -45,6 +46,9 @@ pub(crate) struct World {
     pub(super) connected: BTreeSet<(NodeId, NodeId)>,
     /// Where each instance was started that ever was.
     started: BTreeMap<InstanceId, NodeId>,
+    pub(super) losses: Losses,
+    /// Every revision of which an instance was ready anywhere, by what it runs.
+    proved: BTreeSet<(RevisionId, Digest)>,
     pub(super) natures: BTreeMap<Digest, Nature>,
     pub(super) swarm: Swarm,
     pub(super) rng: Rng,
@@ -91,6 +95,8 @@ impl World {
             hops: BTreeMap::new(),
             connected: BTreeSet::new(),
             started: BTreeMap::new(),
+            losses: Losses::default(),
+            proved: BTreeSet::new(),
             natures: BTreeMap::new(),
             swarm,
             rng: Rng::stream(seed, "world"),
@@ -129,6 +135,11 @@ impl World {
         self.nodes.values()
     }
 
+    /// Returns every node that ever was.
+    pub(super) fn everybody(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().chain(self.losses.nodes.values())
+    }
+
     pub(crate) fn nodes_mut(&mut self) -> impl Iterator<Item = &mut Node> {
         self.nodes.values_mut()
     }
@@ -165,7 +176,7 @@ impl World {
 
     /// Returns the hash of everything that happened; `below` is that of what openraft's runtime did.
     pub(crate) fn hash(&self, below: u64) -> u64 {
-        let hashes = self.nodes.values().map(|node| node.journal.hash()).chain([below]);
+        let hashes = self.everybody().map(|node| node.journal.hash()).chain([below]);
         hashes.fold(0xcbf2_9ce4_8422_2325, |hash, one| (hash ^ one).wrapping_mul(0x0100_0000_01b3))
     }
 
@@ -175,6 +186,7 @@ impl World {
         let footing = Footing::Member(Member::default());
         let mut node = Node::new(id, rng, self.now, machine.capacity, self.swarm.clone(), footing, self.is_told);
         node.natures = self.natures.clone();
+        node.proved = self.proved.clone();
         if !machine.zone.is_empty() {
             node.labels.insert("zone".to_owned(), machine.zone.clone());
         }
@@ -265,6 +277,8 @@ impl World {
                 self.hear(to, life, news);
             }
             Tiding::Ping => self.ping(),
+            Tiding::Lost(node) => self.lose(node),
+            Tiding::Tend => self.tend(),
         }
     }
 
@@ -300,7 +314,7 @@ impl World {
         self.arm(id);
     }
 
-    fn crashed(&mut self, id: NodeId, crash: Crash) {
+    pub(super) fn crashed(&mut self, id: NodeId, crash: Crash) {
         self.paused.remove(&id);
         let now = self.now;
         let Some(node) = self.nodes.get_mut(&id) else { return };
@@ -324,6 +338,7 @@ impl World {
         for node in self.nodes.values_mut() {
             node.proved.insert((revision.clone(), image));
         }
+        self.proved.insert((revision, image));
     }
 }
 

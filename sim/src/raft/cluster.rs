@@ -1,6 +1,6 @@
 //! Voters that start, crash and come back: the same steps as in `node`, over the simulated disk and network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -83,6 +83,8 @@ struct Shared {
     seed: u64,
     listener: Arc<dyn Listener>,
     disks: Mutex<BTreeMap<u64, Platter>>,
+    /// The machines that were taken away.
+    gone: Mutex<BTreeSet<u64>>,
     views: Mutex<BTreeMap<u64, View>>,
     /// By how many milliseconds a node's clock is wrong.
     clocks: Mutex<BTreeMap<u64, i64>>,
@@ -100,6 +102,7 @@ impl Cluster {
             seed,
             listener,
             disks: Mutex::default(),
+            gone: Mutex::default(),
             views: Mutex::default(),
             clocks: Mutex::default(),
         }));
@@ -111,6 +114,16 @@ impl Cluster {
     pub(crate) fn add(&self, node: u64) {
         let disk = Platter::new(self.0.seed, node, self.0.swarm.clone(), self.oracle().clone());
         self.disks().insert(node, disk);
+    }
+
+    /// Takes a machine away for good, with its disk.
+    pub(crate) fn remove(&self, node: u64) {
+        self.crash(&[node], Crash::Power);
+        self.gone().insert(node);
+    }
+
+    fn gone(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.0.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn disks(&self) -> MutexGuard<'_, BTreeMap<u64, Platter>> {
@@ -152,7 +165,8 @@ impl Cluster {
 
     /// Returns every node.
     pub(crate) fn nodes(&self) -> Vec<u64> {
-        self.disks().keys().copied().collect()
+        let gone = self.gone();
+        self.disks().keys().copied().filter(|node| !gone.contains(node)).collect()
     }
 
     /// Returns a voter's openraft, while it runs.
@@ -188,9 +202,17 @@ impl Cluster {
         (followers * 2 > self.nodes().len() as u64).then_some(leader)
     }
 
+    /// Returns who votes, as far as a node has applied; every node before anybody is known to.
+    pub(crate) fn voting(&self, node: u64) -> Vec<u64> {
+        let mut voting = self.view(node).map(|view| view.voters()).unwrap_or_default();
+        voting.sort_unstable();
+        voting.dedup();
+        if voting.is_empty() { self.nodes() } else { voting }
+    }
+
     /// Starts a node that does not run.
     pub(crate) fn boot(&self, node: u64) {
-        if matches!(self.network().host(node), Host::Up(..)) {
+        if matches!(self.network().host(node), Host::Up(..)) || self.gone().contains(&node) {
             return;
         }
         let voters = self.nodes();

@@ -197,8 +197,11 @@ impl Nemesis {
                 self.cluster.set_clock(self.pick(&voters), offset);
             }
             Fault::Transfer => {
-                if let Some(leader) = leader {
-                    let to = self.pick(&voters);
+                // Who votes alone has nobody to hand over to, and would wait for ever for itself.
+                if let Some((leader, voting)) = leader.map(|leader| (leader, self.cluster.voting(leader)))
+                    && voting.len() > 1
+                {
+                    let to = self.pick(&voting);
                     self.cluster.oracle().mark(Mark::LeaderTransferred);
                     self.trigger(leader, move |core| async move { core.trigger().transfer_leader(to).await.is_ok() });
                 }
@@ -207,7 +210,8 @@ impl Nemesis {
                 let asks_first = self.below(2) == 0;
                 self.cluster.oracle().mark(Mark::ElectionForced);
                 let elect = move |core: Core| async move { core.trigger().elect(asks_first).await.is_ok() };
-                self.trigger(self.pick(&voters), elect);
+                let asked = leader.map_or_else(|| voters.clone(), |leader| self.cluster.voting(leader));
+                self.trigger(self.pick(&asked), elect);
             }
             Fault::Snapshot => {
                 self.trigger(self.pick(&voters), |core| async move { core.trigger().snapshot().await.is_ok() });
