@@ -113,6 +113,9 @@ impl Raft {
         if !self.is_leader() {
             return Err(MembersError::NotLeader { leader: members.leader.map(|leader| u64::from(leader.0)) });
         }
+        if u64::from(to.0) == *self.0.core.node_id() {
+            return Ok(to);
+        }
         if !members.voters.contains_key(&to) {
             return Err(MembersError::Refused(format!("{to} does not vote")));
         }

@@ -29,6 +29,23 @@ fn takeover(seed: u64, crash: Crash) -> Duration {
     took
 }
 
+#[test]
+fn a_leader_whose_followers_are_down_asks_for_them_at_a_pace() {
+    runtime::begin(1);
+    let cluster = Cluster::new(1, Swarm::calm(3), Oracle::default(), std::sync::Arc::new(()));
+    cluster.nodes().into_iter().for_each(|node| cluster.boot(node));
+    runtime::run_until(BEFORE, || false);
+    let leader = cluster.agreed_leader().expect("nothing has gone wrong");
+    let others: Vec<u64> = cluster.nodes().into_iter().filter(|node| *node != leader).collect();
+    cluster.crash(&others, Crash::Process);
+    runtime::run_until(BEFORE + Duration::from_secs(10), || false);
+    let refusals = cluster.network().wires().refusals;
+    cluster.end();
+    runtime::end();
+    // Two followers, every fifty milliseconds, and at once whenever it leads anew; without a pause it is a hundred times that.
+    assert!((100..=1000).contains(&refusals), "{refusals} times in ten seconds");
+}
+
 fn worst(crash: Crash) -> Duration {
     (0..SEEDS).map(|seed| takeover(seed, crash)).max().unwrap_or_default()
 }

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use control_plane::raft::{AppendReplies, Appends, Lane, Peer, Replica, Transport, TransportError};
+use openraft_rt::AsyncRuntime;
 use proto::v1;
 
 pub(crate) use self::death::Refusal;
@@ -56,6 +57,8 @@ pub(crate) struct Wires {
     standing: Vec<Standing>,
     /// How often more than usual, in thousandths, something is lost.
     pub(crate) storm_permille: u32,
+    /// How many streams of entries were refused.
+    pub(crate) refusals: u32,
 }
 
 /// The network; clones share it.
@@ -71,7 +74,8 @@ impl Network {
         let (hosts, cuts, slow) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
         let (refused, standing) = (BTreeMap::new(), Vec::new());
         let distances = BTreeMap::new();
-        let wires = Wires { rng, swarm, hosts, cuts, distances, slow, refused, standing, storm_permille: 0 };
+        let wires =
+            Wires { rng, swarm, hosts, cuts, distances, slow, refused, standing, storm_permille: 0, refusals: 0 };
         Self { wires: Arc::new(Mutex::new(wires)), oracle }
     }
 
@@ -143,6 +147,16 @@ impl Wires {
         self.cuts.contains(&(from, to)) || [from, to].iter().any(|node| matches!(self.hosts.get(node), Some(Host::Off)))
     }
 
+    /// Returns how long it takes to hear that a node refuses a connection: its kernel answers where no process listens.
+    fn refuses(&mut self, from: u64, to: u64) -> Option<Duration> {
+        let is_cut = self.is_cut(from, to) || self.is_cut(to, from);
+        if is_cut || !matches!(self.hosts.get(&to), Some(Host::Down)) {
+            return None;
+        }
+        self.refusals += 1;
+        Some(self.delay(from, to) + self.delay(to, from))
+    }
+
     fn loses(&mut self) -> bool {
         let permille = self.swarm.lost_permille + self.storm_permille;
         self.rng.chance(permille)
@@ -201,6 +215,11 @@ impl Peer for Way {
     }
 
     async fn append(&self, appends: Appends) -> Result<AppendReplies, TransportError> {
+        let refused = self.network.wires().refuses(self.from, self.to);
+        if let Some(round) = refused {
+            Virtual::sleep(round).await;
+            return Err(TransportError::Unreachable("the connection is refused".to_owned()));
+        }
         Ok(self.open(appends))
     }
 }
