@@ -74,7 +74,8 @@ pub(super) fn follow(
     tokio::spawn(async move {
         for look in 0_u64.. {
             let figures = raft.metrics();
-            metrics.raft_applied.set(number(figures.applied));
+            metrics.cluster.set_log(&figures, &raft.members(), raft.is_leader());
+            raft.read(|state| metrics.cluster.set_state(state));
             metrics.wal_size.set(number(figures.wal_bytes));
             for (network, kind) in [(Network::None, "blank"), (Network::Egress, "egress")] {
                 let blanks = i64::try_from(sandboxes.blank_count(network)).unwrap_or(i64::MAX);

@@ -19,6 +19,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use proto::json::InstancePhase;
 
+use super::cluster::ClusterMetrics;
+
 /// How many functions have a label of their own.
 pub const FUNCTIONS_LABELLED_MAX: usize = 1_000;
 
@@ -91,8 +93,8 @@ pub struct Metrics {
     instances: Family<PhaseLabel, Gauge>,
     /// Sandboxes that wait to be used.
     pub pool_blanks: Family<BlankLabel, Gauge>,
-    /// The last index of the log that is applied.
-    pub raft_applied: Gauge,
+    /// The log, who leads, who is there, what is placed.
+    pub cluster: ClusterMetrics,
     /// From proposing a command to its application.
     pub raft_commit_latency: Histogram,
     /// What the write-ahead log holds.
@@ -137,7 +139,7 @@ impl Metrics {
             queue_length: Family::default(),
             instances: Family::default(),
             pool_blanks: Family::default(),
-            raft_applied: Gauge::default(),
+            cluster: ClusterMetrics::default(),
             raft_commit_latency: latency(),
             wal_size: Gauge::default(),
             image_size: Gauge::default(),
@@ -171,7 +173,7 @@ impl Metrics {
         r.register("queue_length_invocations", "Invocations that wait for an instance", self.queue_length.clone());
         r.register("instances", "Instances on this node", self.instances.clone());
         r.register("pool_sandboxes", "Sandboxes that wait to be used", self.pool_blanks.clone());
-        r.register("raft_applied_index", "The last index of the log that is applied", self.raft_applied.clone());
+        self.cluster.register(r);
         r.register_with_unit(
             "raft_commit_latency",
             "From proposing a command to its application",
@@ -289,7 +291,13 @@ fn resident_bytes() -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use control_plane::model::{Epoch, Node, NodeId, NodeSpec, Resources};
+    use control_plane::state::State;
+
     use super::*;
+    use crate::raft::Members;
 
     #[test]
     fn what_is_counted_is_scraped() {
@@ -299,6 +307,14 @@ mod tests {
         let start = [(StartPhase::Sandbox, Duration::from_millis(2))];
         metrics.invocation_done(&function, "answered", Duration::from_millis(9), Some(&start));
         metrics.instances(InstancePhase::Ready, 2);
+        let mut state = State::default();
+        let spec = NodeSpec { name: "a".to_owned(), capacity: Resources::default(), labels: BTreeMap::new() };
+        let node = Node { spec, epoch: Epoch(2), grant: Resources::default(), is_draining: true, is_dead: true };
+        state.nodes.insert(NodeId(1), node);
+        metrics.cluster.set_state(&state);
+        let members = Members { voters: BTreeMap::from([(NodeId(1), String::new())]), ..Members::default() };
+        let log = crate::raft::Metrics { term: 3, applied: 9, ..crate::raft::Metrics::default() };
+        metrics.cluster.set_log(&log, &members, true);
         let text = metrics.render();
         for line in [
             "hearth_invocations_total{function=\"resize\",outcome=\"answered\"} 2",
@@ -307,6 +323,12 @@ mod tests {
             "hearth_cold_starts_total{function=\"resize\"} 1",
             "hearth_cold_start_latency_seconds_count{phase=\"sandbox\"} 1",
             "hearth_instances{phase=\"ready\"} 2",
+            "hearth_nodes{status=\"dead\"} 1",
+            "hearth_nodes{status=\"draining\"} 0",
+            "hearth_raft_voters 1",
+            "hearth_raft_is_leader 1",
+            "hearth_raft_term 3",
+            "hearth_raft_applied_index 9",
             "hearth_build_info{version=\"0.1.0\"} 1",
             "# UNIT hearth_process_resident_memory_bytes bytes",
         ] {
@@ -333,6 +355,7 @@ mod tests {
         metrics.queue_length(&function, 1);
         metrics.instances(InstancePhase::Ready, 2);
         metrics.pool_blanks.get_or_create(&BlankLabel { kind: "blank".to_owned() }).set(1);
+        metrics.cluster.set_state(&State::default());
         let text = crate::telemetry::exposition::plain(&metrics.render());
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
         let known: BTreeSet<(String, String)> = types.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect();
