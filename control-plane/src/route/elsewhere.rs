@@ -75,6 +75,11 @@ impl Elsewhere {
         self.removed.contains(&node)
     }
 
+    /// Returns whether any peer has an instance of a revision.
+    pub fn has_instances(&self, revision: &RevisionId) -> bool {
+        self.revisions.get(revision).is_some_and(|known| !known.hosts.is_empty())
+    }
+
     /// Returns whether a call of a revision that has no instance here had better go to one that a peer has: this node
     /// would start none.
     pub fn is_only_elsewhere(&self, revision: &RevisionId) -> bool {

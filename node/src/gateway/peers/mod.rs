@@ -157,14 +157,15 @@ impl Core {
             Ok(lease) => return Ok(Seat::Here(lease)),
             Err(failure) => failure,
         };
-        if let CallFailure::NoCapacity { .. } = failure
-            && let Some((peers, known)) = self.peers_for(call)
-        {
-            peers.note_decline(&call.served.id);
-            if let Some(order) = peers.order(&known, &call.served.id) {
-                return Ok(Seat::Away(order));
-            }
+        let Some((peers, known)) = self.peers_for(call) else { return Err(failure) };
+        // What does not start here may serve where it did.
+        let is_failing = matches!(failure, CallFailure::Function(_) | CallFailure::Instance(_));
+        let is_full = matches!(failure, CallFailure::NoCapacity { .. });
+        let may_go = is_full || (is_failing && known.has_instances(&call.served.id));
+        if !may_go {
+            return Err(failure);
         }
-        Err(failure)
+        peers.note_decline(&call.served.id);
+        peers.order(&known, &call.served.id).map(Seat::Away).ok_or(failure)
     }
 }

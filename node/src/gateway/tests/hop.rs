@@ -214,3 +214,16 @@ async fn a_peer_with_room_starts_an_instance() {
     assert!(body(ask(one.front, get("/function/web/")).await).await.starts_with("started / "));
     assert_eq!((one.wanted(), two.wanted()), (1, 1));
 }
+
+#[tokio::test]
+async fn where_an_instance_does_not_start_a_peer_that_has_one_serves() {
+    let (loopback, placed) = (Arc::<Loopback>::default(), state(&[(1, 100, 0), (2, 0, 1)]));
+    let one = Node::start(1, Agent::Failing, &placed, &loopback).await;
+    let two = Node::start(2, Agent::Full, &placed, &loopback).await;
+    let (channel, _seen) = web("two").await;
+    two.seat("web", 1, channel);
+    assert!(body(ask(one.front, get("/function/web/")).await).await.starts_with("two / "));
+    // Where nobody has one, the failure is the answer.
+    one.gateway.set_state(&state(&[(1, 100, 0), (2, 100, 0)]));
+    assert_eq!(ask(one.front, get("/function/py/")).await.status(), 502);
+}

@@ -15,8 +15,8 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use control_plane::dispatch::DeclineReason;
 use control_plane::model::{
-    self, Concurrency, Constraints, Digest, Epoch, InstanceId, MilliCpu, Network, NodeId, NodeSpec, Purpose, Resources,
-    RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling, Timestamp,
+    self, Concurrency, Constraints, Digest, Epoch, InstanceFailure, InstanceId, MilliCpu, Network, NodeId, NodeSpec,
+    Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling, Timestamp,
 };
 use control_plane::state::{Function, Placement, Revision, RevisionStatus, State};
 use http::{Request, Response};
@@ -155,6 +155,8 @@ enum Agent {
     Full,
     /// It starts them.
     Roomy,
+    /// It starts them, and they fail.
+    Failing,
 }
 
 /// A node: a gateway with an agent behind it, callers before it and peers beside it.
@@ -194,6 +196,10 @@ impl Node {
                     let number = wanted.fetch_add(1, Ordering::Relaxed);
                     match agent {
                         Agent::Full => traffic.declined(&revision, DeclineReason::NoCapacity("it is full".to_owned())),
+                        Agent::Failing => {
+                            let failure = InstanceFailure::Init("no module".to_owned());
+                            traffic.declined(&revision, DeclineReason::Failing(failure));
+                        }
                         Agent::Roomy => {
                             let (channel, _seen) = web("started").await;
                             let instance =
