@@ -272,10 +272,11 @@ impl Contents {
 
 impl Disk for Platter {
     fn append(&self, records: Vec<Record>, done: Done) {
+        // Also where it fails: what is committed may be applied from memory before the node knows of the failure and ends.
+        records.iter().for_each(|record| self.0.oracle.appended(self.0.node, record));
         if self.has_failed() {
             return done(Err(failed()));
         }
-        records.iter().for_each(|record| self.0.oracle.appended(self.0.node, record));
         self.contents().queue.push((records, Some(done)));
         self.sync();
     }
