@@ -21,7 +21,11 @@ fn contracts() -> std::path::PathBuf {
 fn process_of(daemon: &Daemon) -> String {
     let reply = daemon.get("/function/py");
     assert_eq!(reply.status, 200, "{reply:?}");
-    let answer: serde_json::Value = serde_json::from_str(&reply.body).expect("the answer is JSON");
+    process_in(&reply.body)
+}
+
+fn process_in(body: &str) -> String {
+    let answer: serde_json::Value = serde_json::from_str(body).expect("the answer is JSON");
     answer["pid"].to_string()
 }
 
@@ -44,8 +48,10 @@ fn a_killed_daemon_comes_back_to_its_instances() {
     let report = load.finish();
     assert!(report.succeeded > 40, "{report:?}");
 
-    // What was deployed is there without being deployed again, and the same process answers: it was adopted, not replaced.
-    assert_eq!(process_of(&daemon), process);
+    // What was deployed is there without being deployed again, and the same process answers: it was adopted, not replaced. Others
+    // may answer beside it, where the machine is slow and the load asked for more.
+    let last = report.bodies.iter().rev().take(40);
+    assert!(last.map(|body| process_in(body)).any(|answered| answered == process), "{process} answers no more");
     let after = ids(&daemon);
     assert!(before.intersection(&after).next().is_some(), "no instance of {before:?} is among {after:?}");
     for function in ["py", "node", "web"] {
