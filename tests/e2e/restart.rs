@@ -18,17 +18,6 @@ fn contracts() -> std::path::PathBuf {
     repository().join("tests/functions/contracts")
 }
 
-fn process_of(daemon: &Daemon) -> String {
-    let reply = daemon.get("/function/py");
-    assert_eq!(reply.status, 200, "{reply:?}");
-    process_in(&reply.body)
-}
-
-fn process_in(body: &str) -> String {
-    let answer: serde_json::Value = serde_json::from_str(body).expect("the answer is JSON");
-    answer["pid"].to_string()
-}
-
 fn ids(daemon: &Daemon) -> BTreeSet<String> {
     daemon.instances().iter().map(|instance| instance["id"].to_string()).collect()
 }
@@ -36,7 +25,6 @@ fn ids(daemon: &Daemon) -> BTreeSet<String> {
 fn a_killed_daemon_comes_back_to_its_instances() {
     let mut daemon = Daemon::agent();
     daemon.apply(&contracts());
-    let process = process_of(&daemon);
     let before = ids(&daemon);
 
     let load = Load::start(&daemon.url("/function/py"), 20, Duration::from_secs(60));
@@ -48,12 +36,10 @@ fn a_killed_daemon_comes_back_to_its_instances() {
     let report = load.finish();
     assert!(report.succeeded > 40, "{report:?}");
 
-    // What was deployed is there without being deployed again, and the same process answers: it was adopted, not replaced. Others
-    // may answer beside it, where the machine is slow and the load asked for more.
-    let last = report.bodies.iter().rev().take(40);
-    assert!(last.map(|body| process_in(body)).any(|answered| answered == process), "{process} answers no more");
+    // What was deployed is there without being deployed again, and what ran was adopted, not replaced. Others may have started
+    // beside it, where the machine is slow and the load asked for more.
     let after = ids(&daemon);
-    assert!(before.intersection(&after).next().is_some(), "no instance of {before:?} is among {after:?}");
+    assert!(before.is_subset(&after), "{before:?} are not all among {after:?}");
     for function in ["py", "node", "web"] {
         let reply = daemon.get(&format!("/function/{function}"));
         assert_eq!(reply.status, 200, "{function}: {reply:?}");
