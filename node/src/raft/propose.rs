@@ -89,6 +89,8 @@ impl Raft {
                     Err(ProposeError::Rejected(over @ Rejection::NoSession { .. })) => {
                         return Err(ProposeError::Lost(over.to_string()));
                     }
+                    // Of this attempt nothing was done; of the one before nobody knows.
+                    Err(ProposeError::Unavailable(reason)) if was_lost => return Err(ProposeError::Lost(reason)),
                     Err(error) => return Err(error),
                 }
                 self.until_led(before).await;
