@@ -27,22 +27,21 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let is_root = tests::is_root();
-    let tests = [
+    let racks = [cluster::TESTS, network::TESTS, power::TESTS].concat();
+    let others = [
         bench::TESTS,
-        cluster::TESTS,
         deploy::TESTS,
         errors::TESTS,
         examples::TESTS,
         image::TESTS,
-        network::TESTS,
         operator::TESTS,
-        power::TESTS,
         restart::TESTS,
         scale::TESTS,
         trouble::TESTS,
         zygote::TESTS,
     ]
     .concat();
+    let tests = spread(racks, others);
     let count = tests.len();
     let trials = tests
         .into_iter()
@@ -61,4 +60,16 @@ fn main() {
         println!("{count} tests need root to make containers, and did not run");
     }
     conclusion.exit();
+}
+
+/// Returns all tests in an order in which those of racks, which take turns, seldom wait for each other.
+fn spread(racks: Vec<Test>, others: Vec<Test>) -> Vec<Test> {
+    let between = others.len().div_ceil(racks.len());
+    let mut others = others.into_iter();
+    let mut spread = Vec::new();
+    for rack in racks {
+        spread.push(rack);
+        spread.extend(others.by_ref().take(between));
+    }
+    spread
 }

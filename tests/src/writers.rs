@@ -12,11 +12,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::Rack;
 use crate::daemon::request_with;
+use crate::{Rack, eventually};
 
 /// How long one operation may take before nobody knows what came of it.
 const OPERATION_MAX: Duration = Duration::from_secs(8);
+
+/// How long a host may take to say what is deployed; only a failure waits for it.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The first limit that is written, in milliseconds of idling: nothing idles for so long here.
 const LIMIT_FIRST: u64 = 3_600_001;
@@ -61,8 +64,11 @@ impl Writers {
     /// The function is the only one of its app, and is deployed already.
     pub fn start(rack: &Rack, hosts: &[usize], function: &str, per_second: u32) -> Self {
         let (stop, operations) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let known = rack.operate(hosts[0], "GET", &format!("/v1/functions/{function}"), b"").expect("the API answers");
-        let known: Value = serde_json::from_str(&known.body).expect("the API answers in JSON");
+        let path = format!("/v1/functions/{function}");
+        let known: Value = eventually("a host says what is deployed", PATIENCE, || {
+            let reply = rack.operate(hosts[0], "GET", &path, b"").ok().filter(|reply| reply.status == 200)?;
+            Some(serde_json::from_str(&reply.body).expect("the API answers in JSON"))
+        });
         let app = known["app"].as_str().expect("a function has an app");
         let part = |name: &str| (name.to_owned(), known[name].clone());
         let spec = Value::Object(["name", "revision", "scaling", "triggers"].map(part).into_iter().collect());

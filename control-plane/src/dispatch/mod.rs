@@ -14,12 +14,14 @@
 //! ```
 
 mod guard;
+mod pace;
 mod queue;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use self::guard::StartGuard;
+use self::pace::Pace;
 use self::queue::Queue;
 use crate::model::{Concurrency, InstanceFailure, InstanceId, InvocationId, Timestamp};
 use crate::planted::planted;
@@ -141,12 +143,13 @@ pub struct Dispatch {
     instances: BTreeMap<InstanceId, Slots>,
     /// Instances with a free slot, the most recently used last.
     free: Vec<InstanceId>,
-    /// Which instance works on which invocation.
-    running: BTreeMap<InvocationId, InstanceId>,
+    /// Which instance works on which invocation, and since when.
+    running: BTreeMap<InvocationId, (InstanceId, Timestamp)>,
     queue: Queue,
-    /// How many instances are wanted beyond those that are ready.
-    wanted: u32,
     guard: StartGuard,
+    pace: Pace,
+    /// When those that wait are worth another look: an instance that was to serve them may not have moved.
+    review: Option<Timestamp>,
     /// When some instance may have idled long enough; never later than the first of them.
     expiry: Option<Timestamp>,
 }
@@ -158,7 +161,8 @@ struct Slots {
     in_flight: u16,
     is_draining: bool,
     keep: Option<Duration>,
-    idle_since: Timestamp,
+    /// When it last took an invocation or ended one.
+    moved_at: Timestamp,
 }
 
 impl Dispatch {
@@ -170,8 +174,9 @@ impl Dispatch {
             free: Vec::new(),
             running: BTreeMap::new(),
             queue: Queue::default(),
-            wanted: 0,
             guard: StartGuard::default(),
+            pace: Pace::default(),
+            review: None,
             expiry: None,
         }
     }
@@ -188,11 +193,11 @@ impl Dispatch {
                 }
             }
             Input::Ready { instance, keep } => {
-                let slots = Slots { in_flight: 0, is_draining: false, keep, idle_since: now };
+                let slots = Slots { in_flight: 0, is_draining: false, keep, moved_at: now };
                 if self.instances.insert(instance, slots).is_none() {
                     self.free.push(instance);
                 }
-                self.wanted = self.wanted.saturating_sub(1);
+                self.pace.started(now);
                 self.expect_expiry(now, keep);
                 self.serve_queue(now, &mut effects);
                 self.want(now, &mut effects);
@@ -239,7 +244,7 @@ impl Dispatch {
 
     /// Returns the earliest time at which [`Input::Woke`] would have an effect.
     pub fn wake_at(&self) -> Option<Timestamp> {
-        [self.queue.first_deadline(), self.expiry, self.guard.wake_at()].into_iter().flatten().min()
+        [self.queue.first_deadline(), self.expiry, self.guard.wake_at(), self.review].into_iter().flatten().min()
     }
 
     /// Returns how many invocations wait.
@@ -269,14 +274,14 @@ impl Dispatch {
 
     /// Returns how many instances are asked for beyond those that are ready.
     pub fn wanted(&self) -> u32 {
-        self.wanted
+        self.pace.wanted()
     }
 
     fn arrive(&mut self, now: Timestamp, invocation: InvocationId, deadline: Timestamp, effects: &mut Vec<Effect>) {
         if deadline <= now {
             effects.push(Effect::Refuse { invocation, reason: Refusal::Deadline });
-        } else if let Some(instance) = self.take_slot() {
-            self.running.insert(invocation, instance);
+        } else if let Some(instance) = self.take_slot(now) {
+            self.running.insert(invocation, (instance, now));
             effects.push(Effect::Run { invocation, instance });
         } else if self.queue.len() >= self.limits.queue_max && !planted!(UnboundedQueue) {
             effects.push(Effect::Refuse { invocation, reason: Refusal::QueueFull });
@@ -287,16 +292,17 @@ impl Dispatch {
     }
 
     fn finish(&mut self, now: Timestamp, invocation: InvocationId, effects: &mut Vec<Effect>) {
-        let Some(instance) = self.running.remove(&invocation) else {
+        let Some((instance, since)) = self.running.remove(&invocation) else {
             return;
         };
+        self.pace.call_ended(since, now);
         // An instance that has gone needs no slot back.
         let Some(slots) = self.instances.get_mut(&instance) else {
             return;
         };
         let was_full = slots.in_flight >= self.limits.concurrency.get();
         slots.in_flight = slots.in_flight.saturating_sub(1);
-        slots.idle_since = now;
+        slots.moved_at = now;
         let (is_idle, is_draining, keep) = (slots.in_flight == 0, slots.is_draining, slots.keep);
         if is_draining {
             if is_idle {
@@ -318,10 +324,10 @@ impl Dispatch {
     fn serve_queue(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let mut is_served = false;
         while !self.queue.is_empty()
-            && let Some(instance) = self.take_slot()
+            && let Some(instance) = self.take_slot(now)
         {
             let Some(invocation) = self.queue.pop() else { break };
-            self.running.insert(invocation, instance);
+            self.running.insert(invocation, (instance, now));
             effects.push(Effect::Run { invocation, instance });
             is_served = true;
         }
@@ -331,12 +337,13 @@ impl Dispatch {
     }
 
     /// Takes a slot of the most recently used instance that has one.
-    fn take_slot(&mut self) -> Option<InstanceId> {
+    fn take_slot(&mut self, now: Timestamp) -> Option<InstanceId> {
         let instance = *self.free.last()?;
         let concurrency = self.limits.concurrency.get().saturating_add(u16::from(planted!(TooManyCalls)));
         match self.instances.get_mut(&instance) {
             Some(slots) if slots.in_flight < concurrency => {
                 slots.in_flight += 1;
+                slots.moved_at = now;
                 if slots.in_flight >= concurrency {
                     self.free.pop();
                 }
@@ -345,26 +352,41 @@ impl Dispatch {
             // The concurrency was lowered since it was listed: it is listed again when a slot becomes free.
             Some(_) | None => {
                 self.free.pop();
-                self.take_slot()
+                self.take_slot(now)
             }
         }
     }
 
     /// Asks for as many instances as the queue needs, if that differs from what was asked before.
     fn want(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        let concurrency = u32::from(self.limits.concurrency.get());
-        let waiting = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
         let taking = u32::try_from(self.taking()).unwrap_or(u32::MAX);
-        let needed = waiting.div_ceil(concurrency).min(self.limits.instances_max.saturating_sub(taking));
-        let allowed = self.guard.allow(now, taking, self.wanted, needed);
-        if allowed != self.wanted {
-            self.wanted = allowed;
+        let worthwhile = self.worthwhile(now);
+        let needed = worthwhile.min(self.limits.instances_max.saturating_sub(taking));
+        let wanted = self.pace.wanted();
+        let allowed = self.guard.allow(now, taking, wanted, needed);
+        if allowed != wanted {
+            self.pace.want(now, allowed);
             effects.push(Effect::Want { starting: allowed });
         }
     }
 
+    /// Returns how many starts are worth it for those that wait, and notes when to look again.
+    fn worthwhile(&mut self, now: Timestamp) -> u32 {
+        self.review = None;
+        if self.queue.is_empty() {
+            return 0;
+        }
+        // One that has not moved for as long as a start takes may be busy for long: nobody waits for it.
+        let patience = self.pace.start();
+        let moves = self.instances.values().filter(|slots| !slots.is_draining).map(|slots| slots.moved_at + patience);
+        let working = moves.filter(|end| *end > now);
+        self.review = working.clone().min().filter(|_| self.pace.rounds() > 0);
+        let working = u32::try_from(working.count()).unwrap_or(u32::MAX);
+        self.pace.worthwhile(self.queue.len(), working, self.limits.concurrency)
+    }
+
     fn decline(&mut self, now: Timestamp, reason: &DeclineReason, effects: &mut Vec<Effect>) {
-        self.wanted = 0;
+        self.pace.want(now, 0);
         let is_hopeless = self.instances.values().all(|slots| slots.is_draining) || *reason == DeclineReason::Retired;
         if is_hopeless {
             if planted!(LostCall) {
@@ -396,7 +418,7 @@ impl Dispatch {
             let Some(keep) = slots.keep.filter(|_| is_idle && !slots.is_draining) else {
                 continue;
             };
-            let at = slots.idle_since + keep;
+            let at = slots.moved_at + keep;
             if at <= now {
                 expired.push(*instance);
             } else {

@@ -133,3 +133,37 @@ fn a_declined_start_refuses_only_those_that_nothing_will_serve() {
     let effects = dispatch.on_input(at(103), Input::Declined { reason: reason.clone() });
     assert_eq!(effects, [Effect::Refuse { invocation: InvocationId(2), reason: Refusal::Declined(reason) }]);
 }
+
+#[test]
+fn calls_that_are_served_sooner_than_a_start_would_take_start_nothing() {
+    let mut dispatch = Dispatch::new(limits(1, 100, 1000));
+    dispatch.on_input(at(0), ready(1));
+    // Calls take 5 ms, and a start is thought to take 50.
+    dispatch.on_input(at(0), arrived(1));
+    dispatch.on_input(at(5), Input::Finished { invocation: InvocationId(1) });
+    for number in 2..=12 {
+        dispatch.on_input(at(10), arrived(number));
+    }
+    assert_eq!((dispatch.queued(), dispatch.wanted()), (10, 0));
+    dispatch.on_input(at(10), arrived(13));
+    assert_eq!(dispatch.wanted(), 1, "the eleventh would wait for longer");
+    for number in 14..=22 {
+        dispatch.on_input(at(10), arrived(number));
+    }
+    assert_eq!(dispatch.wanted(), 1, "one start serves as many again");
+    dispatch.on_input(at(10), arrived(23));
+    assert_eq!(dispatch.wanted(), 2);
+}
+
+#[test]
+fn nobody_waits_for_an_instance_that_is_busy_for_longer_than_a_start_takes() {
+    let mut dispatch = Dispatch::new(limits(1, 100, 1000));
+    dispatch.on_input(at(0), ready(1));
+    dispatch.on_input(at(0), arrived(1));
+    dispatch.on_input(at(1), Input::Finished { invocation: InvocationId(1) });
+    // The next one is not short as the first was.
+    dispatch.on_input(at(10), arrived(2));
+    dispatch.on_input(at(20), arrived(3));
+    assert_eq!((dispatch.wanted(), dispatch.wake_at()), (0, Some(at(60))));
+    assert_eq!(dispatch.on_input(at(60), Input::Woke), [Effect::Want { starting: 1 }]);
+}
