@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::cluster::Suspects;
 use crate::raft::{ProposeError, Raft};
 
 /// Answers to proposals that may wait for the controller.
@@ -25,10 +26,11 @@ pub fn start(
     raft: Raft,
     clock: Clock,
     beats: mpsc::Receiver<Beat>,
+    suspects: Suspects,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
     let (answers_tx, answers) = mpsc::channel(ANSWERS_MAX);
-    let leader = Leader { controller: Controller::new(node), raft, clock, answers_tx };
+    let leader = Leader { controller: Controller::new(node), raft, clock, suspects, answers_tx };
     tokio::spawn(leader.run(beats, answers, stop))
 }
 
@@ -36,6 +38,7 @@ struct Leader {
     controller: Controller,
     raft: Raft,
     clock: Clock,
+    suspects: Suspects,
     answers_tx: mpsc::Sender<Answer>,
 }
 
@@ -93,6 +96,7 @@ impl Leader {
         }
         let now = self.clock.now();
         let effects = self.raft.read(|state| self.controller.on_input(now, input(state)));
+        self.suspects.replace(self.controller.suspected().clone());
         for effect in effects {
             match effect {
                 Effect::Propose(command) => self.propose(command),

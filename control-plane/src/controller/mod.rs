@@ -14,7 +14,7 @@ mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use self::liveness::DEAD_AFTER;
+pub use self::liveness::{DEAD_AFTER, SUSPECT_AFTER};
 
 use self::liveness::Liveness;
 use self::under_way::UnderWay;

@@ -260,6 +260,21 @@ fn a_silent_node_is_given_up_and_its_minimum_is_placed_elsewhere() {
 }
 
 #[test]
+fn a_node_that_misses_a_beat_is_suspected_until_it_is_heard_of() {
+    let mut cluster = Cluster::new();
+    cluster.register(OTHER);
+    cluster.pass(SUSPECT_AFTER - Duration::from_millis(1));
+    assert!(cluster.controller.suspected().is_empty());
+    cluster.pass(Duration::from_millis(1));
+    assert!(cluster.controller.suspected().contains(&OTHER));
+    assert!(!cluster.state.nodes[&OTHER].is_dead, "nothing of it is placed anew");
+    cluster.hear(OTHER, 1);
+    assert!(cluster.controller.suspected().is_empty());
+    cluster.pass(DEAD_AFTER);
+    assert!(cluster.controller.suspected().is_empty(), "what is dead is more than suspected");
+}
+
+#[test]
 fn a_node_that_comes_back_has_its_time_anew() {
     let mut cluster = Cluster::new();
     cluster.register(OTHER);

@@ -14,6 +14,7 @@ mod instances;
 mod presence;
 mod service;
 mod standing;
+mod suspects;
 mod transfer;
 mod voters;
 
@@ -34,6 +35,7 @@ pub use self::address::advertised;
 pub use self::enter::{ENTER_MAX, EnterError, Entered, enter, return_if_ended};
 pub use self::presence::{BEAT_EVERY, Presence};
 pub use self::standing::{Contact, FOUNDER, Standing, StandingError};
+pub use self::suspects::Suspects;
 
 use crate::agent::Instances;
 use crate::auth::{PeerId, PeerTls, Protocol};
@@ -62,6 +64,7 @@ struct Shared {
     beats: mpsc::Sender<Beat>,
     /// Where each node said that it is reached, while this node leads.
     addresses: Mutex<BTreeMap<NodeId, String>>,
+    suspects: Suspects,
     instances: Instances,
     traffic: Traffic,
 }
@@ -90,6 +93,7 @@ impl Cluster {
             raft,
             beats,
             addresses: Mutex::default(),
+            suspects: Suspects::default(),
             instances,
             traffic,
         }))
@@ -108,6 +112,11 @@ impl Cluster {
     /// Returns where other nodes reach this one.
     pub fn address(&self) -> &str {
         &self.0.address
+    }
+
+    /// Returns whom calls had better avoid.
+    pub fn suspects(&self) -> &Suspects {
+        &self.0.suspects
     }
 
     /// Returns how the consensus of this node reaches its peers.
@@ -193,6 +202,10 @@ impl Dial for Cluster {
             let stream = self.dialer().dial(node, &address, Protocol::Calls).await?;
             Ok(Box::new(stream) as Box<dyn PeerIo>)
         })
+    }
+
+    fn is_suspected(&self, node: NodeId) -> bool {
+        self.suspects().contains(node)
     }
 }
 

@@ -124,10 +124,15 @@ impl Presence {
         let reply = match answered {
             Ok(Ok(reply)) => reply.into_inner(),
             Ok(Err(status)) => return self.missed(&contact, status.message()),
-            Err(_) => return self.missed(&contact, "it does not answer"),
+            Err(_) => {
+                self.cluster.suspects().add(contact.node);
+                return self.missed(&contact, "it does not answer");
+            }
         };
+        self.cluster.suspects().remove(contact.node);
         if reply.taken {
             self.untold.clear();
+            self.cluster.suspects().replace(reply.suspected.into_iter().map(NodeId).collect());
             self.leader = Some(contact);
         } else if let Some(leader) = reply.leader {
             self.leader = Some(Contact { node: NodeId(leader.node), address: leader.address });

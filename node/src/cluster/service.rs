@@ -43,7 +43,7 @@ impl Peers for Answers {
         if !raft.is_leader() {
             let leader = raft.members().leader.filter(|leader| *leader != self.0.node());
             let leader = leader.and_then(|node| Some(v1::Contact { node: node.0, address: self.0.address_of(node)? }));
-            return Ok(Response::new(v1::BeatReply { taken: false, leader }));
+            return Ok(Response::new(v1::BeatReply { taken: false, leader, suspected: Vec::new() }));
         }
         // What a newer node reports and this one does not know must not silence the node.
         let events = reports.into_iter().filter_map(|report| {
@@ -51,7 +51,8 @@ impl Peers for Answers {
             decoded.inspect_err(|error| tracing::warn!(%node, %error, "a report is not understood")).ok()
         });
         self.0.take(Beat { node, epoch: Epoch(epoch), events: events.collect() }, address)?;
-        Ok(Response::new(v1::BeatReply { taken: true, leader: None }))
+        let suspected = self.0.suspects().all().into_iter().map(|node| node.0).collect();
+        Ok(Response::new(v1::BeatReply { taken: true, leader: None, suspected }))
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::CertificateReply>, Status> {

@@ -114,6 +114,11 @@ impl Peers {
 
     fn order(&self, known: &Elsewhere, revision: &RevisionId) -> Option<Vec<NodeId>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let order = known.order(revision, turn, |node| self.pool.is_shunned(node) || self.pool.is_suspected(node));
+        if !order.is_empty() {
+            return Some(order);
+        }
+        // Whoever is suspected may be there.
         let order = known.order(revision, turn, |node| self.pool.is_shunned(node));
         (!order.is_empty()).then_some(order)
     }

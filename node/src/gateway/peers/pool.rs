@@ -1,14 +1,15 @@
 //! Connections to peers: HTTP/2, one for each peer on each thread that calls, kept while they live.
 //!
-//! A connection is driven on the thread that made it, so that a forwarded call wakes no other.
+//! A connection is driven on the thread that made it, so that a forwarded call wakes no other. A peer that could not be reached is
+//! left out and looked for, by a task and not by calls that would wait for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::replay::Lent;
 use super::{PING, SEND_BUFFER_MAX, WINDOWS};
@@ -26,8 +27,8 @@ use super::{PING, SEND_BUFFER_MAX, WINDOWS};
 /// How long a connection may take to be made.
 const DIAL_MAX: Duration = Duration::from_secs(1);
 
-/// How long a peer that could not be reached is left out.
-const SHUNNED_FOR: Duration = Duration::from_secs(1);
+/// How often a peer that could not be reached is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The most resets of one connection that are remembered at once: callers that go away come in bursts.
 const RESETS_MAX: usize = 1000;
@@ -47,6 +48,11 @@ pub type Dialing<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn PeerIo>>> 
 pub trait Dial: fmt::Debug + Send + Sync {
     /// Connects to a node; whoever answers must have proved to be it. Dropping the future gives up.
     fn dial(&self, node: NodeId) -> Dialing<'_>;
+
+    /// Returns whether a node has not been heard of for a moment, so that calls had better go to others.
+    fn is_suspected(&self, _node: NodeId) -> bool {
+        false
+    }
 }
 
 type Slot = Arc<tokio::sync::Mutex<Option<SendRequest<Lent>>>>;
@@ -54,10 +60,16 @@ type Slot = Arc<tokio::sync::Mutex<Option<SendRequest<Lent>>>>;
 /// The connections to all peers.
 #[derive(Debug)]
 pub(super) struct Pool {
-    dial: Arc<dyn Dial>,
     slots: Mutex<HashMap<(NodeId, ThreadId), Slot>>,
-    /// Peers that could not be reached, and until when they are left out.
-    shunned: Mutex<HashMap<NodeId, Instant>>,
+    reach: Arc<Reach>,
+}
+
+/// Who can be reached.
+#[derive(Debug)]
+struct Reach {
+    dial: Arc<dyn Dial>,
+    /// Peers that could not be reached, and cannot be as far as is known.
+    shunned: Mutex<HashSet<NodeId>>,
 }
 
 /// Why there is no answer of a peer.
@@ -71,27 +83,27 @@ pub(super) enum Undone {
 
 impl Pool {
     pub(super) fn new(dial: Arc<dyn Dial>) -> Self {
-        Self { dial, slots: Mutex::default(), shunned: Mutex::default() }
+        Self { slots: Mutex::default(), reach: Arc::new(Reach { dial, shunned: Mutex::default() }) }
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<(NodeId, ThreadId), Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn shunned(&self) -> MutexGuard<'_, HashMap<NodeId, Instant>> {
-        self.shunned.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns whether a peer could not be reached.
+    pub(super) fn is_shunned(&self, node: NodeId) -> bool {
+        self.reach.shunned().contains(&node)
     }
 
-    /// Returns whether a peer could not be reached a moment ago.
-    pub(super) fn is_shunned(&self, node: NodeId) -> bool {
-        self.shunned().get(&node).is_some_and(|until| Instant::now() < *until)
+    /// Returns whether a peer has not been heard of for a moment.
+    pub(super) fn is_suspected(&self, node: NodeId) -> bool {
+        self.reach.dial.is_suspected(node)
     }
 
     /// Lets go of connections to nodes that are peers no more.
     pub(super) fn keep(&self, is_peer: impl Fn(NodeId) -> bool) {
         self.slots().retain(|(node, _), _| is_peer(*node));
-        let now = Instant::now();
-        self.shunned().retain(|node, until| is_peer(*node) && now < *until);
+        self.reach.shunned().retain(|node| is_peer(*node));
     }
 
     /// Sends a request and returns the answer once its head is here. Dropping the future resets the stream.
@@ -99,9 +111,9 @@ impl Pool {
         let mut sender = match self.sender(node).await {
             Ok(sender) => sender,
             Err(error) => {
-                if !self.is_shunned(node) {
+                if self.reach.shunned().insert(node) {
                     tracing::warn!(peer = %node, %error, "a peer cannot be reached");
-                    self.shunned().insert(node, Instant::now() + SHUNNED_FOR);
+                    tokio::spawn(until_reached(Arc::downgrade(&self.reach), node));
                 }
                 return Err(Undone::Unseen);
             }
@@ -128,7 +140,7 @@ impl Pool {
             return Err(io::Error::new(io::ErrorKind::NotConnected, "it could not be reached a moment ago"));
         }
         let dialing = async {
-            let io = self.dial.dial(node).await?;
+            let io = self.reach.dial.dial(node).await?;
             builder().handshake(TokioIo::new(io)).await.map_err(io::Error::other)
         };
         let (sender, connection) = timeout(DIAL_MAX, dialing).await.map_err(io::Error::from)??;
@@ -139,6 +151,25 @@ impl Pool {
         });
         *open = Some(sender.clone());
         Ok(sender)
+    }
+}
+
+impl Reach {
+    fn shunned(&self) -> MutexGuard<'_, HashSet<NodeId>> {
+        self.shunned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leaves a peer out until it can be reached, is no peer any more, or nobody asks.
+async fn until_reached(reach: Weak<Reach>, node: NodeId) {
+    loop {
+        sleep(LOOK_EVERY).await;
+        let Some(reach) = reach.upgrade().filter(|reach| reach.shunned().contains(&node)) else { return };
+        if let Ok(Ok(_)) = timeout(DIAL_MAX, reach.dial.dial(node)).await {
+            tracing::info!(peer = %node, "a peer can be reached again");
+            reach.shunned().remove(&node);
+            return;
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Calls through real gateways, over real sockets, to instances made for the occasion.
 
 mod hop;
+mod reach;
 mod refusals;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
@@ -110,6 +111,7 @@ fn state(nodes: &[(u32, u64, u32)]) -> State {
 struct Loopback {
     addresses: Mutex<HashMap<NodeId, SocketAddr>>,
     dialed: AtomicUsize,
+    suspected: Mutex<HashSet<NodeId>>,
 }
 
 impl Loopback {
@@ -127,6 +129,10 @@ impl Dial for Loopback {
             socket.set_nodelay(true)?;
             Ok(Box::new(socket) as Box<dyn PeerIo>)
         })
+    }
+
+    fn is_suspected(&self, node: NodeId) -> bool {
+        self.suspected.lock().unwrap().contains(&node)
     }
 }
 
