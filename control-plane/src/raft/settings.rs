@@ -33,7 +33,7 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { heartbeat_ms: 50, election_min_ms: 80, election_max_ms: 150 }
+        Self { heartbeat_ms: 50, election_min_ms: 90, election_max_ms: 180 }
     }
 }
 
