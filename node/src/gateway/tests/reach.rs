@@ -41,8 +41,6 @@ async fn a_peer_that_could_not_be_reached_is_looked_for_and_no_call_waits_for_it
     let dialed = loopback.dialed.load(Ordering::Relaxed);
     until(|| loopback.dialed.load(Ordering::Relaxed) > dialed).await;
     loopback.set(2, address);
-    let found = async {
-        while answered_by(one.front).await.len() < 2 {}
-    };
+    let found = async { while answered_by(one.front).await.len() < 2 {} };
     timeout(PATIENCE, found).await.expect("it is found again");
 }
