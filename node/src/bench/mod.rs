@@ -38,6 +38,7 @@ mod subject;
 mod trio;
 mod voter;
 mod warm;
+mod way;
 mod yard;
 
 use std::io;
@@ -79,6 +80,16 @@ pub enum Kind {
     Failover(Failover),
     /// What is held in memory.
     Memory,
+}
+
+impl Kind {
+    /// Returns whether it starts sandboxes, which only root may.
+    fn runs_sandboxes(self) -> bool {
+        match self {
+            Self::Cold | Self::Burst | Self::Warm | Self::Memory => true,
+            Self::Hop | Self::Commits | Self::Plan | Self::Failover(_) => false,
+        }
+    }
 }
 
 /// Why there are no figures.
@@ -141,9 +152,7 @@ impl std::fmt::Debug for Bench<'_> {
 impl Bench<'_> {
     /// Measures. Needs a runtime with threads, and must not run on one of them: it blocks.
     pub async fn run(&self, kind: Kind) -> Result<Report, BenchError> {
-        if !matches!(kind, Kind::Commits | Kind::Failover(_) | Kind::Hop | Kind::Plan)
-            && !nix::unistd::geteuid().is_root()
-        {
+        if kind.runs_sandboxes() && !nix::unistd::geteuid().is_root() {
             return Err(BenchError::NotRoot);
         }
         match kind {

@@ -9,7 +9,7 @@ use super::sample::Samples;
 /// What one command measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Which command: `cold`, `burst`, `warm`, `commits`, `failover`, `plan` or `memory`.
+    /// Which command, for example `cold`.
     pub bench: &'static str,
     /// Where it ran.
     pub machine: Machine,
@@ -156,14 +156,19 @@ impl Section {
         self
     }
 
+    /// Returns a row by its name.
+    pub(super) fn row(&self, name: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.name == name)
+    }
+
     /// Returns the median of a row.
     pub(super) fn median(&self, name: &str) -> Option<f64> {
-        self.rows.iter().find(|row| row.name == name)?.p50
+        self.row(name)?.p50
     }
 
     /// Returns how many times the median of the first row goes into that of another.
     pub(super) fn ratio(&self, name: &str) -> Option<f64> {
-        self.rows.iter().find(|row| row.name == name)?.ratio
+        self.row(name)?.ratio
     }
 }
 

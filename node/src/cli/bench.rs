@@ -3,8 +3,8 @@
 use control_plane::model::NodeId;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{Bench as Arguments, BenchKind, Format};
-use super::args_voter::BenchVoter;
+use super::args::Format;
+use super::args_bench::{Bench as Arguments, BenchKind, BenchVoter};
 use super::failure::Failure;
 use super::output;
 use super::run::Signals;
@@ -28,7 +28,7 @@ pub(super) async fn bench(arguments: Arguments) -> Result<(), Failure> {
         }
         BenchKind::Memory(options) => (Kind::Memory, options),
     };
-    let filter = std::env::var("HEARTH_LOG").unwrap_or_else(|_| "warn".to_owned());
+    let filter = std::env::var("HEARTH_LOG").unwrap_or_else(|_| "warn,openraft=error".to_owned());
     telemetry::start_tracing(&filter, telemetry::Format::default())
         .map_err(|error| Failure::exit(2, crate::error_chain::text(&error)))?;
     let mut signals = Signals::new()?;
@@ -61,7 +61,7 @@ pub(super) async fn bench(arguments: Arguments) -> Result<(), Failure> {
     }
 }
 
-/// Runs one of the voters that `hearth bench commits` and `failover` measure.
+/// Runs one of the voters that benchmarks of the log measure.
 pub(super) async fn voter(arguments: BenchVoter) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let stop = CancellationToken::new();
