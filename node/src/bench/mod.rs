@@ -6,6 +6,7 @@
 //!   warm     what a call costs beyond calling its function directly; requests a second beside nginx
 //!   hop      what the way through a second node adds to a call
 //!   commits  writes that three voters have agreed on and kept, beside etcd
+//!   reads    reads that see all that was acknowledged before them, beside etcd
 //!   plan     placements a second of the planner, beside a bare look at every node
 //!   failover the time without a leader when it is killed, silent, or hands over, beside etcd
 //!   memory   what the daemon, a sandbox nobody uses yet, and an idle instance hold
@@ -17,8 +18,10 @@
 
 mod annex;
 mod burst;
+mod client;
 mod cold;
 mod commits;
+mod contest;
 mod driven;
 mod failover;
 mod hop;
@@ -31,7 +34,8 @@ mod plan;
 mod process_memory;
 mod process_time;
 mod program;
-mod put;
+mod range;
+mod reads;
 mod report;
 mod sample;
 mod subject;
@@ -74,6 +78,8 @@ pub enum Kind {
     Hop,
     /// Writes to a replicated log.
     Commits,
+    /// Reads of a replicated log.
+    Reads,
     /// Where instances go.
     Plan,
     /// Writes to a replicated log whose leader goes.
@@ -87,7 +93,7 @@ impl Kind {
     fn runs_sandboxes(self) -> bool {
         match self {
             Self::Cold | Self::Burst | Self::Warm | Self::Memory => true,
-            Self::Hop | Self::Commits | Self::Plan | Self::Failover(_) => false,
+            Self::Hop | Self::Commits | Self::Reads | Self::Plan | Self::Failover(_) => false,
         }
     }
 }
@@ -161,6 +167,7 @@ impl Bench<'_> {
             Kind::Warm => warm::run(self),
             Kind::Hop => hop::run(self).await,
             Kind::Commits => commits::run(self).await,
+            Kind::Reads => reads::run(self).await,
             Kind::Plan => plan::run(self),
             Kind::Failover(options) => failover::run(self, options).await,
             Kind::Memory => memory::run(self).await,

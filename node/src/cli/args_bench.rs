@@ -35,6 +35,9 @@ pub(super) enum BenchKind {
     /// Writes that three voters have agreed on and kept, beside etcd; needs no root.
     #[command(before_help = "Examples:\n  hearth bench commits\n  hearth bench commits --rounds 20 -o json")]
     Commits(BenchOptions),
+    /// Reads that see all that was acknowledged before them, beside etcd; needs no root.
+    #[command(before_help = "Examples:\n  hearth bench reads\n  hearth bench reads --rounds 20 -o json")]
+    Reads(BenchOptions),
     /// Placements a second of the planner, beside a bare look at every node; needs no root.
     #[command(before_help = "Examples:\n  hearth bench plan\n  hearth bench plan --rounds 20 -o json")]
     Plan(BenchOptions),

@@ -21,6 +21,7 @@ pub(super) async fn bench(arguments: Arguments) -> Result<(), Failure> {
         BenchKind::Warm(options) => (Kind::Warm, options),
         BenchKind::Hop(options) => (Kind::Hop, options),
         BenchKind::Commits(options) => (Kind::Commits, options),
+        BenchKind::Reads(options) => (Kind::Reads, options),
         BenchKind::Plan(options) => (Kind::Plan, options),
         BenchKind::Failover(arguments) => {
             let timing = arguments.timing.timing();
