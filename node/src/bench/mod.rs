@@ -8,6 +8,7 @@
 //!   commits  writes that three voters have agreed on and kept, beside etcd
 //!   reads    reads that see all that was acknowledged before them, beside etcd
 //!   plan     placements a second of the planner, beside a bare look at every node
+//!   place    from a demand for instances to placements that three voters have agreed on and kept
 //!   failover the time without a leader when it is killed, silent, or hands over, beside etcd
 //!   memory   what the daemon, a sandbox nobody uses yet, and an idle instance hold
 //! ```
@@ -24,12 +25,14 @@ mod commits;
 mod contest;
 mod driven;
 mod failover;
+mod fleet;
 mod hop;
 mod http;
 mod load;
 mod memory;
 mod nginx;
 mod peer;
+mod place;
 mod plan;
 mod process_memory;
 mod process_time;
@@ -82,6 +85,8 @@ pub enum Kind {
     Reads,
     /// Where instances go.
     Plan,
+    /// Where instances go, with the log.
+    Place,
     /// Writes to a replicated log whose leader goes.
     Failover(Failover),
     /// What is held in memory.
@@ -93,7 +98,7 @@ impl Kind {
     fn runs_sandboxes(self) -> bool {
         match self {
             Self::Cold | Self::Burst | Self::Warm | Self::Memory => true,
-            Self::Hop | Self::Commits | Self::Reads | Self::Plan | Self::Failover(_) => false,
+            Self::Hop | Self::Commits | Self::Reads | Self::Plan | Self::Place | Self::Failover(_) => false,
         }
     }
 }
@@ -169,6 +174,7 @@ impl Bench<'_> {
             Kind::Commits => commits::run(self).await,
             Kind::Reads => reads::run(self).await,
             Kind::Plan => plan::run(self),
+            Kind::Place => place::run(self).await,
             Kind::Failover(options) => failover::run(self, options).await,
             Kind::Memory => memory::run(self).await,
         }

@@ -128,6 +128,11 @@ impl Row {
         Self { note: Some(why.into()), ..Self::new(name, role, &Samples::default()) }
     }
 
+    /// A row of what others have published of another program, which nobody measured here.
+    pub(super) fn published(name: impl Into<String>, value: f64, by_whom: impl Into<String>) -> Self {
+        Self { p50: Some(value), ..Self::missing(name, Role::Peer, by_whom) }
+    }
+
     pub(super) fn note(mut self, note: impl Into<String>) -> Self {
         self.note = Some(note.into());
         self

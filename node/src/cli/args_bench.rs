@@ -41,6 +41,9 @@ pub(super) enum BenchKind {
     /// Placements a second of the planner, beside a bare look at every node; needs no root.
     #[command(before_help = "Examples:\n  hearth bench plan\n  hearth bench plan --rounds 20 -o json")]
     Plan(BenchOptions),
+    /// From a demand for instances to placements that three voters have kept; needs no root.
+    #[command(before_help = "Examples:\n  hearth bench place\n  hearth bench place --rounds 50 -o json")]
+    Place(BenchOptions),
     /// From the loss of a leader to the next write, beside etcd; needs no root.
     #[command(
         before_help = "Examples:\n  hearth bench failover\n  hearth bench failover --rounds 50 -o json\n  hearth bench failover --rounds 1 --soak 30m      elections that nobody needed, with all cores busy"

@@ -23,6 +23,7 @@ pub(super) async fn bench(arguments: Arguments) -> Result<(), Failure> {
         BenchKind::Commits(options) => (Kind::Commits, options),
         BenchKind::Reads(options) => (Kind::Reads, options),
         BenchKind::Plan(options) => (Kind::Plan, options),
+        BenchKind::Place(options) => (Kind::Place, options),
         BenchKind::Failover(arguments) => {
             let timing = arguments.timing.timing();
             (Kind::Failover(Failover { timing, soak: arguments.soak }), arguments.options)
