@@ -10,6 +10,7 @@
 //!   plan     placements a second of the planner, beside a bare look at every node
 //!   place    from a demand for instances to placements that three voters have agreed on and kept
 //!   failover the time without a leader when it is killed, silent, or hands over, beside etcd
+//!   death    from the loss of a host until nobody calls it, and until others serve instead
 //!   memory   what the daemon, a sandbox nobody uses yet, and an idle instance hold
 //! ```
 //!
@@ -23,6 +24,7 @@ mod client;
 mod cold;
 mod commits;
 mod contest;
+mod death;
 mod driven;
 mod failover;
 mod fleet;
@@ -89,6 +91,8 @@ pub enum Kind {
     Place,
     /// Writes to a replicated log whose leader goes.
     Failover(Failover),
+    /// Calls whose host goes.
+    Death,
     /// What is held in memory.
     Memory,
 }
@@ -97,7 +101,7 @@ impl Kind {
     /// Returns whether it starts sandboxes, which only root may.
     fn runs_sandboxes(self) -> bool {
         match self {
-            Self::Cold | Self::Burst | Self::Warm | Self::Memory => true,
+            Self::Cold | Self::Burst | Self::Warm | Self::Death | Self::Memory => true,
             Self::Hop | Self::Commits | Self::Reads | Self::Plan | Self::Place | Self::Failover(_) => false,
         }
     }
@@ -176,6 +180,7 @@ impl Bench<'_> {
             Kind::Plan => plan::run(self),
             Kind::Place => place::run(self).await,
             Kind::Failover(options) => failover::run(self, options).await,
+            Kind::Death => death::run(self).await,
             Kind::Memory => memory::run(self).await,
         }
     }

@@ -49,6 +49,9 @@ pub(super) enum BenchKind {
         before_help = "Examples:\n  hearth bench failover\n  hearth bench failover --rounds 50 -o json\n  hearth bench failover --rounds 1 --soak 30m      elections that nobody needed, with all cores busy"
     )]
     Failover(FailoverOptions),
+    /// From the loss of a host until nobody calls it, and until others serve instead.
+    #[command(before_help = "Examples:\n  hearth bench death\n  hearth bench death --rounds 30 -o json")]
+    Death(BenchOptions),
     /// What the daemon, a blank sandbox and an idle instance hold.
     #[command(before_help = "Examples:\n  hearth bench memory\n  hearth bench memory --rounds 1 -o json")]
     Memory(BenchOptions),

@@ -28,6 +28,7 @@ pub(super) async fn bench(arguments: Arguments) -> Result<(), Failure> {
             let timing = arguments.timing.timing();
             (Kind::Failover(Failover { timing, soak: arguments.soak }), arguments.options)
         }
+        BenchKind::Death(options) => (Kind::Death, options),
         BenchKind::Memory(options) => (Kind::Memory, options),
     };
     let filter = std::env::var("HEARTH_LOG").unwrap_or_else(|_| "warn,openraft=error".to_owned());
