@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use control_plane::model::Timestamp;
 use nix::sys::signal::Signal;
-use proto::json::{Event, EventKind, Member, Node, NodeStatus, Role as Part};
+use proto::json::{Event, EventKind, Instance, InstancePhase, Member, Node, NodeStatus, Role as Part};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -161,15 +161,18 @@ impl Rack {
         if !nodes.iter().any(|node| node.is_leader && node.name == "entry") {
             self.entry.tell(&["cluster", "transfer-leader", "--to", "entry"])?;
         }
-        for (min, count) in [("0", 0), ("2", 1)] {
-            self.entry.tell(&["scale", "static", "--min", min])?;
-            until("each host has as many instances as it is to have", || {
-                self.hosts.iter().all(|host| host.residents().len() == count)
-            })?;
-        }
-        // What is there need not be ready.
-        std::thread::sleep(Duration::from_millis(500));
-        Ok(())
+        self.entry.tell(&["scale", "static", "--min", "0"])?;
+        self.until_instances("nothing is left of the round before", <[Instance]>::is_empty)?;
+        self.entry.tell(&["scale", "static", "--min", "2"])?;
+        let is_ready = |instance: &Instance| instance.phase == InstancePhase::Ready;
+        self.until_instances("each host has one instance, which is ready", |instances| match instances {
+            [one, other] => is_ready(one) && is_ready(other) && one.node != other.node,
+            _ => false,
+        })
+    }
+
+    fn until_instances(&self, what: &'static str, holds: impl Fn(&[Instance]) -> bool) -> Result<(), BenchError> {
+        until(what, || self.entry.ask::<Vec<Instance>>(&["get", "instances"]).is_ok_and(|listed| holds(&listed)))
     }
 
     /// Asks for a list until something holds for all three that are on it.
