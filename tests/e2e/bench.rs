@@ -7,12 +7,15 @@ use tests::binary;
 
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] =
-    &[("a_cold_benchmark_has_every_figure_beside_its_floor", a_cold_benchmark_has_every_figure_beside_its_floor)];
+pub(crate) const TESTS: &[Test] = &[
+    ("a_cold_benchmark_has_every_figure_beside_its_floor", a_cold_benchmark_has_every_figure_beside_its_floor),
+    ("benchmarks_of_a_cluster_have_every_figure", benchmarks_of_a_cluster_have_every_figure),
+];
 
-fn a_cold_benchmark_has_every_figure_beside_its_floor() {
+/// Runs a benchmark and returns its report; it must leave nothing behind.
+fn report(bench: &str, rounds: u64) -> Value {
     let child = Command::new(binary())
-        .args(["bench", "cold", "--rounds", "2", "-o", "json"])
+        .args(["bench", bench, "--rounds", &rounds.to_string(), "-o", "json"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -21,9 +24,21 @@ fn a_cold_benchmark_has_every_figure_beside_its_floor() {
     let mark = format!("/hearth-bench-{}-", child.id());
     let output = child.wait_with_output().expect("the benchmark ends");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}");
+    assert!(output.status.success(), "{bench}: {said}");
     let report: Value = serde_json::from_slice(&output.stdout).expect("data is JSON, and nothing else is on stdout");
-    assert_eq!((report["bench"].as_str(), report["rounds"].as_u64()), (Some("cold"), Some(2)));
+    assert_eq!((report["bench"].as_str(), report["rounds"].as_u64()), (Some(bench), Some(rounds)));
+    let left: Vec<String> = ["/run", &std::env::temp_dir().to_string_lossy()]
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(folder).expect("the folder can be read").flatten())
+        .map(|entry| entry.path().to_string_lossy().into_owned())
+        .filter(|path| path.contains(&mark))
+        .collect();
+    assert!(left.is_empty(), "{bench} left behind: {left:?}");
+    report
+}
+
+fn a_cold_benchmark_has_every_figure_beside_its_floor() {
+    let report = report("cold", 2);
     assert!(report["machine"]["cores"].as_u64().is_some_and(|cores| cores > 0), "{report}");
     let sections = report["sections"].as_array().expect("there are sections");
     assert_eq!(sections.len(), 4, "sandbox, static, python3, nodejs: {report}");
@@ -43,11 +58,21 @@ fn a_cold_benchmark_has_every_figure_beside_its_floor() {
     for phase in ["queue", "place", "sandbox", "init", "run"] {
         assert!(phases[phase].is_number(), "{phase} is missing: {phases}");
     }
-    let left: Vec<String> = ["/run", &std::env::temp_dir().to_string_lossy()]
-        .iter()
-        .flat_map(|folder| std::fs::read_dir(folder).expect("the folder can be read").flatten())
-        .map(|entry| entry.path().to_string_lossy().into_owned())
-        .filter(|path| path.contains(&mark))
-        .collect();
-    assert!(left.is_empty(), "left behind: {left:?}");
+}
+
+fn benchmarks_of_a_cluster_have_every_figure() {
+    for (bench, sections) in [("hop", 2), ("reads", 2), ("place", 2), ("death", 4)] {
+        let report = report(bench, 1);
+        let found = report["sections"].as_array().expect("there are sections");
+        assert_eq!(found.len(), sections, "{report}");
+        for section in found {
+            let ours = &section["rows"][0];
+            let is_measured = ours["samples"].as_u64() > Some(0) && ours["p50"].is_number();
+            assert!(ours["role"] == "ours" && is_measured, "{bench}: {section}");
+        }
+        let goals: usize = found.iter().filter_map(|section| Some(section["goals"].as_array()?.len())).sum();
+        // What is to be some times a peer's says nothing where the peer is not installed.
+        let lacks_peer = bench == "reads" && found[0]["rows"][1]["p50"].is_null();
+        assert!(goals > 0 || lacks_peer, "{bench} has no goal: {report}");
+    }
 }

@@ -103,11 +103,10 @@ impl Controller {
             Input::Applied(state) | Input::Woke(state) => state,
             Input::Heard(state, beat) => {
                 self.liveness.heard(now, beat.node, beat.epoch);
-                // Most say nothing else, and silence is noticed when it is looked for.
-                if beat.events.is_empty() {
+                // Most say nothing to act on, and silence is noticed when it is looked for.
+                if !self.take_events(state, beat) {
                     return Vec::new();
                 }
-                self.take_events(state, beat);
                 state
             }
             Input::Answered(state, command, result) => {
@@ -147,11 +146,15 @@ impl Controller {
         times.filter(|at| *at > self.looked).min()
     }
 
-    /// Takes what a node tells of its own instances, in the epoch in which it is.
-    fn take_events(&mut self, state: &State, Beat { node, epoch, events }: Beat) {
-        if state.nodes.get(&node).is_none_or(|known| known.epoch != epoch) {
-            return;
+    /// Takes what a node tells of its own instances, in the epoch in which it is; returns whether anything may follow from it.
+    ///
+    /// A look at everything for each instance that becomes ready would be most of what a leader does: readiness counts only
+    /// where a candidate is to be proved or a node to be emptied.
+    fn take_events(&mut self, state: &State, Beat { node, epoch, events }: Beat) -> bool {
+        if events.is_empty() || state.nodes.get(&node).is_none_or(|known| known.epoch != epoch) {
+            return false;
         }
+        let mut matters = state.nodes.values().any(|node| node.is_draining);
         for event in events {
             let (ReportEvent::Ready { instance, .. } | ReportEvent::StartFailed { instance, .. }) = &event;
             let is_its_own = match state.placements.get(instance) {
@@ -159,12 +162,14 @@ impl Controller {
                 None => instance.origin == node.0,
             };
             if is_its_own {
-                self.take_event(state, event);
+                matters |= self.take_event(state, event);
             }
         }
+        matters
     }
 
-    fn take_event(&mut self, state: &State, event: ReportEvent) {
+    /// Takes one of them; returns whether anything may follow from it wherever nothing is emptied.
+    fn take_event(&mut self, state: &State, event: ReportEvent) -> bool {
         match event {
             ReportEvent::Ready { instance, revision } => {
                 let is_candidate = state
@@ -175,12 +180,14 @@ impl Controller {
                     self.verifications.entry(revision).or_default().ready(instance);
                 }
                 self.ready.insert(instance);
+                is_candidate
             }
             ReportEvent::StartFailed { instance, revision, failure } => {
                 self.ready.remove(&instance);
                 if let Some(verification) = self.verifications.get_mut(&revision) {
                     verification.failed(&failure);
                 }
+                true
             }
         }
     }
@@ -195,7 +202,10 @@ impl Controller {
         self.verifications.retain(|revision, _| {
             state.functions.get(&revision.function).is_some_and(|function| function.candidate == Some(revision.number))
         });
-        self.ready.retain(|instance| state.placements.contains_key(instance));
+        // No id is given twice: what is kept too long costs room and nothing else.
+        if self.ready.len() > state.placements.len() {
+            self.ready.retain(|instance| state.placements.contains_key(instance));
+        }
         self.top_up_at.retain(|node, _| state.nodes.contains_key(node));
     }
 

@@ -317,6 +317,20 @@ fn a_draining_node_loses_its_minimum_once_that_is_ready_elsewhere() {
 }
 
 #[test]
+fn an_instance_that_becomes_ready_is_no_reason_to_look_at_everything() {
+    let mut cluster = Cluster::new();
+    cluster.deploy(1, 0);
+    cluster.all_ready(1);
+    let scaling = Scaling::new(3, 10, Duration::from_secs(60)).expect("the limits are valid");
+    cluster.state.apply(cluster.now, Command::Scale { function: id(1).function, scaling }).expect("it scales");
+    cluster.all_ready(1);
+    assert_eq!(cluster.placed(1).len(), 1, "the look comes with the state");
+    let effects = cluster.controller.on_input(cluster.now, Input::Applied(&cluster.state));
+    cluster.carry_out(effects);
+    assert_eq!(cluster.placed(1).len(), 4);
+}
+
+#[test]
 fn a_whole_minimum_is_one_entry_of_the_log() {
     let mut cluster = Cluster::new();
     cluster.deploy(1, 0);

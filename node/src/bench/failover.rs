@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 
-use super::put::{Client, Dialect};
+use super::client::{Client, Dialect};
 use super::report::{Report, Role, Row, Section, Side};
 use super::sample::Samples;
 use super::trio::Trio;

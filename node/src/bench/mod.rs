@@ -6,8 +6,11 @@
 //!   warm     what a call costs beyond calling its function directly; requests a second beside nginx
 //!   hop      what the way through a second node adds to a call
 //!   commits  writes that three voters have agreed on and kept, beside etcd
+//!   reads    reads that see all that was acknowledged before them, beside etcd
 //!   plan     placements a second of the planner, beside a bare look at every node
+//!   place    from a demand for instances to placements that three voters have agreed on and kept
 //!   failover the time without a leader when it is killed, silent, or hands over, beside etcd
+//!   death    from the loss of a host until nobody calls it, and until others serve instead
 //!   memory   what the daemon, a sandbox nobody uses yet, and an idle instance hold
 //! ```
 //!
@@ -17,27 +20,34 @@
 
 mod annex;
 mod burst;
+mod client;
 mod cold;
 mod commits;
+mod contest;
+mod death;
 mod driven;
 mod failover;
+mod fleet;
 mod hop;
 mod http;
 mod load;
 mod memory;
 mod nginx;
 mod peer;
+mod place;
 mod plan;
 mod process_memory;
 mod process_time;
 mod program;
-mod put;
+mod range;
+mod reads;
 mod report;
 mod sample;
 mod subject;
 mod trio;
 mod voter;
 mod warm;
+mod way;
 mod yard;
 
 use std::io;
@@ -73,12 +83,28 @@ pub enum Kind {
     Hop,
     /// Writes to a replicated log.
     Commits,
+    /// Reads of a replicated log.
+    Reads,
     /// Where instances go.
     Plan,
+    /// Where instances go, with the log.
+    Place,
     /// Writes to a replicated log whose leader goes.
     Failover(Failover),
+    /// Calls whose host goes.
+    Death,
     /// What is held in memory.
     Memory,
+}
+
+impl Kind {
+    /// Returns whether it starts sandboxes, which only root may.
+    fn runs_sandboxes(self) -> bool {
+        match self {
+            Self::Cold | Self::Burst | Self::Warm | Self::Death | Self::Memory => true,
+            Self::Hop | Self::Commits | Self::Reads | Self::Plan | Self::Place | Self::Failover(_) => false,
+        }
+    }
 }
 
 /// Why there are no figures.
@@ -141,9 +167,7 @@ impl std::fmt::Debug for Bench<'_> {
 impl Bench<'_> {
     /// Measures. Needs a runtime with threads, and must not run on one of them: it blocks.
     pub async fn run(&self, kind: Kind) -> Result<Report, BenchError> {
-        if !matches!(kind, Kind::Commits | Kind::Failover(_) | Kind::Hop | Kind::Plan)
-            && !nix::unistd::geteuid().is_root()
-        {
+        if kind.runs_sandboxes() && !nix::unistd::geteuid().is_root() {
             return Err(BenchError::NotRoot);
         }
         match kind {
@@ -152,8 +176,11 @@ impl Bench<'_> {
             Kind::Warm => warm::run(self),
             Kind::Hop => hop::run(self).await,
             Kind::Commits => commits::run(self).await,
+            Kind::Reads => reads::run(self).await,
             Kind::Plan => plan::run(self),
+            Kind::Place => place::run(self).await,
             Kind::Failover(options) => failover::run(self, options).await,
+            Kind::Death => death::run(self).await,
             Kind::Memory => memory::run(self).await,
         }
     }

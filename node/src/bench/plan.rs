@@ -156,7 +156,8 @@ fn name(spread: Spread, number: u32) -> Result<FunctionName, BenchError> {
     format!("{spread}-{number}").parse().map_err(failed)
 }
 
-fn function(name: FunctionName, number: u32, spread: Spread) -> Result<FunctionSpec, BenchError> {
+/// Returns a function of one of some sizes.
+pub(super) fn function(name: FunctionName, number: u32, spread: Spread) -> Result<FunctionSpec, BenchError> {
     let revision = RevisionSpec {
         runtime: Runtime::Provided,
         image: Digest::from_bytes([1; 32]),
@@ -175,19 +176,24 @@ fn function(name: FunctionName, number: u32, spread: Spread) -> Result<FunctionS
     Ok(FunctionSpec { name, revision, scaling, triggers: Vec::new() })
 }
 
+/// Returns what a node of one of two sizes, in one of fifty zones, says about itself.
+pub(super) fn machine(number: u32) -> NodeSpec {
+    let cores = if number % 3 == 0 { 32_000 } else { 16_000 };
+    let capacity = Resources {
+        cpu: MilliCpu(cores),
+        memory: Bytes::mebi(u64::from(cores) * 4),
+        disk: Bytes::mebi(1 << 20),
+        pids: 100_000,
+    };
+    let labels = BTreeMap::from([(ZONE_LABEL.to_owned(), format!("rack-{}", number % ZONES))]);
+    NodeSpec { name: format!("node-{number}"), capacity, labels }
+}
+
 /// Returns a cluster of nodes of two sizes in fifty zones that have something to do already.
 fn cluster(nodes: u32) -> Result<State, BenchError> {
     let mut state = State::default();
     for number in 1..=nodes {
-        let cores = if number % 3 == 0 { 32_000 } else { 16_000 };
-        let capacity = Resources {
-            cpu: MilliCpu(cores),
-            memory: Bytes::mebi(u64::from(cores) * 4),
-            disk: Bytes::mebi(1 << 20),
-            pids: 100_000,
-        };
-        let labels = BTreeMap::from([(ZONE_LABEL.to_owned(), format!("rack-{}", number % ZONES))]);
-        let spec = NodeSpec { name: format!("node-{number}"), capacity, labels };
+        let spec = machine(number);
         state.apply(AT, Command::RegisterNode { node: NodeId(number), spec }).map_err(failed)?;
     }
     let most = u32::try_from(BATCHES.into_iter().max().unwrap_or(0)).unwrap_or(u32::MAX);

@@ -9,7 +9,7 @@ use super::sample::Samples;
 /// What one command measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Which command: `cold`, `burst`, `warm`, `commits`, `failover`, `plan` or `memory`.
+    /// Which command, for example `cold`.
     pub bench: &'static str,
     /// Where it ran.
     pub machine: Machine,
@@ -128,6 +128,11 @@ impl Row {
         Self { note: Some(why.into()), ..Self::new(name, role, &Samples::default()) }
     }
 
+    /// A row of what others have published of another program, which nobody measured here.
+    pub(super) fn published(name: impl Into<String>, value: f64, by_whom: impl Into<String>) -> Self {
+        Self { p50: Some(value), ..Self::missing(name, Role::Peer, by_whom) }
+    }
+
     pub(super) fn note(mut self, note: impl Into<String>) -> Self {
         self.note = Some(note.into());
         self
@@ -156,14 +161,19 @@ impl Section {
         self
     }
 
+    /// Returns a row by its name.
+    pub(super) fn row(&self, name: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.name == name)
+    }
+
     /// Returns the median of a row.
     pub(super) fn median(&self, name: &str) -> Option<f64> {
-        self.rows.iter().find(|row| row.name == name)?.p50
+        self.row(name)?.p50
     }
 
     /// Returns how many times the median of the first row goes into that of another.
     pub(super) fn ratio(&self, name: &str) -> Option<f64> {
-        self.rows.iter().find(|row| row.name == name)?.ratio
+        self.row(name)?.ratio
     }
 }
 

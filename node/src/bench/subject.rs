@@ -1,5 +1,6 @@
 //! The daemon that is measured: `hearth agent` in a process of its own, with data and ports of its own, gone at the end.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
 use super::http::{Connection, get};
@@ -37,42 +39,68 @@ pub(super) enum Logging {
 pub(super) struct Subject {
     executable: PathBuf,
     child: Option<Child>,
+    logging: Logging,
+    /// What it is told beside what every subject is.
+    told: Vec<String>,
     gateway: SocketAddr,
     api: SocketAddr,
+    peers: SocketAddr,
     data: TempDir,
     // Below /run: what lives there must be on tmpfs.
     run: TempDir,
 }
 
 impl Subject {
+    /// Starts one that founds a cluster, or belongs to none.
     pub(super) fn start(bench: &Bench<'_>, logging: Logging) -> Result<Self, BenchError> {
+        Self::start_told(bench, logging, &[])
+    }
+
+    /// Starts one with more arguments, and waits until it is ready.
+    pub(super) fn start_told(bench: &Bench<'_>, logging: Logging, told: &[&str]) -> Result<Self, BenchError> {
         let what = io_at("the daemon cannot be started");
-        let data = folder_in(std::env::temp_dir()).map_err(&what)?;
-        let run = folder_in("/run").map_err(&what)?;
-        let (gateway, api) = (free_address().map_err(&what)?, free_address().map_err(&what)?);
-        let log = File::create(data.path().join("log")).map_err(&what)?;
-        let mut command = own_command(&bench.executable, data.path());
-        command.arg("agent").args(["--bind", "127.0.0.1"]);
-        command.args(["--gateway-port", &gateway.port().to_string(), "--api-port", &api.port().to_string()]);
-        command.args(["--peers-port", "0"]);
-        command.env("HEARTH_RUN_DIR", run.path());
-        if logging == Logging::Quiet {
+        let free = || free_address().map_err(&what);
+        let mut subject = Self {
+            executable: bench.executable.clone(),
+            child: None,
+            logging,
+            told: told.iter().map(|argument| (*argument).to_owned()).collect(),
+            gateway: free()?,
+            api: free()?,
+            peers: free()?,
+            data: folder_in(std::env::temp_dir()).map_err(&what)?,
+            run: folder_in("/run").map_err(&what)?,
+        };
+        subject.launch()?;
+        Ok(subject)
+    }
+
+    /// Starts it where it ended, and waits until it is ready.
+    pub(super) fn launch(&mut self) -> Result<(), BenchError> {
+        let what = io_at("the daemon cannot be started");
+        let log = File::options().create(true).append(true).open(self.data.path().join("log")).map_err(&what)?;
+        let mut command = own_command(&self.executable, self.data.path());
+        command.arg("agent").args(["--bind", "127.0.0.1"]).args(&self.told);
+        let ports = [("--gateway-port", self.gateway), ("--api-port", self.api), ("--peers-port", self.peers)];
+        for (flag, address) in ports {
+            command.args([flag, &address.port().to_string()]);
+        }
+        command.env("HEARTH_RUN_DIR", self.run.path());
+        if self.logging == Logging::Quiet {
             command.env("HEARTH_LOG", "warn");
         }
         // Ctrl-C is for the benchmark, which ends the daemon when it is ready to.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
-        let child = command.spawn().map_err(&what)?;
-        let executable = bench.executable.clone();
-        let mut subject = Self { executable, child: Some(child), gateway, api, data, run };
+        self.child = Some(command.spawn().map_err(&what)?);
         let start = Instant::now();
-        while !subject.is_ready() {
-            let has_ended = subject.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
+        while !self.is_ready() {
+            let has_ended = self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
             if has_ended || start.elapsed() > PATIENCE {
-                return Err(subject.failed("it did not come up"));
+                return Err(self.failed("it did not come up"));
             }
             std::thread::sleep(LOOK_EVERY);
         }
-        Ok(subject)
+        Ok(())
     }
 
     fn is_ready(&self) -> bool {
@@ -90,23 +118,60 @@ impl Subject {
         self.gateway
     }
 
+    /// Returns where other nodes reach it.
+    pub(super) fn peers(&self) -> SocketAddr {
+        self.peers
+    }
+
     pub(super) fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
     }
 
-    /// Deploys the app in a folder and waits until it serves.
-    pub(super) fn apply(&self, app: &Path) -> Result<(), BenchError> {
-        self.command(&["apply".as_ref(), app.as_os_str()])
+    /// Sends a signal to the daemon, if it runs.
+    pub(super) fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok()) {
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
     }
 
-    fn command(&self, arguments: &[&std::ffi::OsStr]) -> Result<(), BenchError> {
+    /// Kills the daemon and all that it runs, in the middle of whatever they do.
+    pub(super) fn kill(&mut self) {
+        let residents = self.residents();
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            residents.iter().flat_map(|resident| &resident.processes).for_each(|process| {
+                let _ = kill(Pid::from_raw(*process), Signal::SIGKILL);
+            });
+            let _ = child.wait();
+        }
+    }
+
+    /// Deploys the app in a folder and waits until it serves.
+    pub(super) fn apply(&self, app: &Path) -> Result<(), BenchError> {
+        self.command(&["apply".as_ref(), app.as_os_str()]).map(drop)
+    }
+
+    /// Runs a command of this program against it, and returns what it prints.
+    pub(super) fn tell(&self, arguments: &[&str]) -> Result<String, BenchError> {
+        let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+        self.command(&arguments)
+    }
+
+    /// Runs a command of this program against it, and reads what it prints.
+    pub(super) fn ask<T: DeserializeOwned>(&self, arguments: &[&str]) -> Result<T, BenchError> {
+        let printed = self.tell(&[arguments, &["-o", "json"]].concat())?;
+        serde_json::from_str(&printed)
+            .map_err(|error| self.failed(&format!("{arguments:?} printed {printed}: {error}")))
+    }
+
+    fn command(&self, arguments: &[&OsStr]) -> Result<String, BenchError> {
         let output = own_command(&self.executable, self.data.path())
             .args(arguments)
             .stdin(Stdio::null())
             .output()
             .map_err(io_at("this program cannot be started"))?;
         if output.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         Err(self.failed(&String::from_utf8_lossy(&output.stderr)))
     }
@@ -143,20 +208,16 @@ impl Subject {
         Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
-    /// Ends it and waits until it has gone.
-    fn end(&mut self) {
-        if self.child.is_none() {
-            return;
-        }
-        // An agent leaves its instances running on purpose; a benchmark leaves nothing.
-        let deleted = self.command(&["delete".as_ref(), "--all".as_ref(), "--yes".as_ref()]);
-        if deleted.is_ok() {
-            let _ = until("the instances end", || self.residents().is_empty());
-        }
+    /// Ends everything that runs on the nodes of its cluster.
+    ///
+    /// An agent leaves its instances running on purpose; a benchmark leaves nothing.
+    pub(super) fn delete_all(&self) -> Result<(), BenchError> {
+        self.tell(&["delete", "--all", "--yes"]).map(drop)
+    }
+
+    /// Waits until it has gone, after it was asked to.
+    pub(super) fn wait_gone(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        if let Ok(pid) = i32::try_from(child.id()) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
         let start = Instant::now();
         while matches!(child.try_wait(), Ok(None)) {
             if start.elapsed() > END_MAX {
@@ -171,7 +232,14 @@ impl Subject {
 
 impl Drop for Subject {
     fn drop(&mut self) {
-        self.end();
+        if self.child.is_none() {
+            return;
+        }
+        if self.delete_all().is_ok() {
+            let _ = until("the instances end", || self.residents().is_empty());
+        }
+        self.signal(Signal::SIGTERM);
+        self.wait_gone();
     }
 }
 

@@ -39,6 +39,16 @@ struct Voter {
 impl Trio {
     /// Starts three of ours: the first founds the cluster and takes the others in.
     pub(super) fn ours(bench: &Bench<'_>, timing: Timing) -> Result<Self, BenchError> {
+        // The founder comes last: it expects the others.
+        Self::some_of_ours(bench, timing, &[3, 2, 1])
+    }
+
+    /// Starts the second and the third of ours only; whoever asks for them is the first, and takes them in.
+    pub(super) fn followers(bench: &Bench<'_>, timing: Timing) -> Result<Self, BenchError> {
+        Self::some_of_ours(bench, timing, &[3, 2])
+    }
+
+    fn some_of_ours(bench: &Bench<'_>, timing: Timing, numbers: &[usize]) -> Result<Self, BenchError> {
         let what = io_at("the voters cannot be started");
         let folder = folder_in(std::env::temp_dir()).map_err(&what)?;
         let (clients, fronts) = (addresses().map_err(&what)?, addresses().map_err(&what)?);
@@ -53,8 +63,7 @@ impl Trio {
             command.args(["--election-ms", &format!("{}-{}", timing.election_min_ms, timing.election_max_ms)]);
             command
         };
-        // The founder comes last: it expects the others.
-        for number in [3, 2, 1] {
+        for number in numbers.iter().copied() {
             let mut first = command(&trio, number);
             if number == 1 {
                 for other in [2, 3] {
@@ -95,7 +104,8 @@ impl Trio {
         Ok(Some(trio))
     }
 
-    fn folder(&self) -> &Path {
+    /// Returns where what they write lies.
+    pub(super) fn folder(&self) -> &Path {
         self.folder.path()
     }
 

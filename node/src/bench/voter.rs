@@ -1,4 +1,4 @@
-//! One voter and nothing else: what `hearth bench commits` and `failover` measure, in a process of its own.
+//! One voter and nothing else: what the benchmarks of the log measure, in a process of its own.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
+use super::range::Ranges;
 use crate::clock::Clock;
 use crate::peering::{Dialer, take_plain};
 use crate::raft::{Config, Peers, ProposeError, Raft, serve};
@@ -50,8 +51,10 @@ impl Voter {
         let config = Config { dir: self.dir, node: self.node, timing: self.timing };
         let raft = Raft::open(config, Some(peers), Clock::system()).await?;
         let peering = tokio::spawn(serve(take_plain(listener), raft.routes(), |_| true, stop.clone()));
-        let serving =
-            Server::builder().add_service(ClusterServer::new(Front(raft.clone()))).serve_with_incoming_shutdown(
+        let serving = Server::builder()
+            .add_service(ClusterServer::new(Front(raft.clone())))
+            .add_service(Ranges(raft.clone()))
+            .serve_with_incoming_shutdown(
                 TcpIncoming::from(front).with_nodelay(Some(true)),
                 stop.clone().cancelled_owned(),
             );

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::driven::Driven;
 use super::http::{Connection, get};
@@ -12,18 +12,12 @@ use super::nginx::Nginx;
 use super::process_time::cpu_time;
 use super::program::{Address, install, server};
 use super::report::{Report, Role, Row, Section, Side};
-use super::sample::Samples;
 use super::subject::{Logging, Subject};
+use super::way::{Way, added, take_turns};
 use super::{Bench, BenchError, find, folder_in, io_at};
 
 /// How often each thing is measured unless told otherwise.
 const ROUNDS: usize = 10;
-
-/// Calls of one turn over one connection; then it is another's turn.
-const CALLS: usize = 200;
-
-/// Calls before those that count.
-const WARM_UP: usize = 500;
 
 /// How long one turn of the load is.
 const LOAD_TIME: Duration = Duration::from_secs(1);
@@ -81,15 +75,6 @@ struct Pair {
     has_python: bool,
 }
 
-/// One way to the server, and what calls took that way.
-struct Way {
-    name: &'static str,
-    role: Role,
-    connection: Connection,
-    request: Vec<u8>,
-    samples: Samples,
-}
-
 impl Pair {
     fn start(bench: &Bench<'_>, logging: Logging) -> Result<Self, BenchError> {
         let app = folder_in(std::env::temp_dir()).map_err(io_at("the app of the benchmark cannot be written"))?;
@@ -103,41 +88,12 @@ impl Pair {
 
     /// One call at a time, each way in turn.
     fn latency(&self, bench: &Bench<'_>, rounds: usize) -> Result<Vec<Section>, BenchError> {
-        let failed = io_at("a warm call failed");
-        let mut ways = self.ways().map_err(&failed)?;
-        for way in &mut ways {
-            for _ in 0..WARM_UP {
-                way.connection.exchange(&way.request).map_err(&failed)?;
-            }
-        }
-        for round in 0..rounds {
-            bench.go_on()?;
-            bench.say(&format!("one connection: {round} of {rounds} rounds"));
-            for way in &mut ways {
-                for _ in 0..CALLS {
-                    let start = Instant::now();
-                    way.connection.exchange(&way.request).map_err(&failed)?;
-                    way.samples.push(start.elapsed().as_secs_f64() * 1e6);
-                }
-            }
-        }
-        let rows: Vec<Row> = ways.iter().map(|way| Row::new(way.name, way.role, &way.samples)).collect();
-        let whole = Section::new("one call at a time over one connection", "µs", rows);
-        let added = |name: &str, role, through: &str, directly: &str| {
-            let row = |name: &str| whole.rows.iter().find(|row| row.name == name);
-            let (through, directly) = (row(through)?, row(directly)?);
-            let difference = |one: Option<f64>, other: Option<f64>| one.zip(other).map(|(one, other)| one - other);
-            Some(Row {
-                samples: through.samples,
-                p50: difference(through.p50, directly.p50),
-                p99: difference(through.p99, directly.p99),
-                ..Row::missing(name, role, "difference of the percentiles")
-            })
-        };
+        let ways = self.ways().map_err(io_at("a warm call failed"))?;
+        let whole = take_turns(bench, ways, rounds)?;
         let mut rows = Vec::new();
-        rows.extend(added("hearth", Role::Ours, "through the gateway", "directly in the sandbox"));
+        rows.extend(added(&whole, "hearth", Role::Ours, "through the gateway", "directly in the sandbox"));
         rows.push(
-            added("nginx", Role::Peer, "through nginx", "directly on the socket")
+            added(&whole, "nginx", Role::Peer, "through nginx", "directly on the socket")
                 .unwrap_or_else(|| Row::missing("nginx", Role::Peer, "nginx is not installed")),
         );
         let added = Section::new("added to a call over one connection", "µs", rows);
@@ -146,27 +102,20 @@ impl Pair {
     }
 
     fn ways(&self) -> std::io::Result<Vec<Way>> {
-        let way = |name, role, connection, path: &str| Way {
-            name,
-            role,
-            connection,
-            request: get(path, ""),
-            samples: Samples::default(),
-        };
         let gateway = || Connection::tcp(self.subject.gateway());
         let label = "\"function\":\"static\"";
         let resident = self.subject.residents().into_iter().find(|resident| resident.label.contains(label));
         let pid = resident.ok_or_else(|| std::io::Error::other("the function has no instance"))?.pid;
         let mut ways = vec![
-            way("through the gateway", Role::Ours, gateway()?, "/function/static"),
-            way("directly in the sandbox", Role::Floor, connect_in(pid)?, "/"),
+            Way::new("through the gateway", Role::Ours, gateway()?, "/function/static"),
+            Way::new("directly in the sandbox", Role::Floor, connect_in(pid)?, "/"),
         ];
         if let Some(nginx) = &self.nginx {
-            ways.push(way("through nginx", Role::Peer, Connection::tcp(nginx.address)?, "/"));
-            ways.push(way("directly on the socket", Role::Floor, Connection::unix(&nginx.socket)?, "/"));
+            ways.push(Way::new("through nginx", Role::Peer, Connection::tcp(nginx.address)?, "/"));
+            ways.push(Way::new("directly on the socket", Role::Floor, Connection::unix(&nginx.socket)?, "/"));
         }
         if self.has_python {
-            ways.push(way("python3 handler through the gateway", Role::Ours, gateway()?, "/function/python"));
+            ways.push(Way::new("python3 handler through the gateway", Role::Ours, gateway()?, "/function/python"));
         }
         Ok(ways)
     }

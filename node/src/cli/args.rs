@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::args_bench::{Bench, BenchVoter};
 use super::args_cluster::{Cluster, Node, Token};
 use super::args_sim::Sim;
-use super::args_voter::{BenchVoter, FailoverOptions};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -423,53 +423,4 @@ pub(super) enum Image {
     /// Delete images that nothing refers to.
     #[command(before_help = "Examples:\n  hearth image gc")]
     Gc,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    before_help = "Examples:\n  hearth bench cold                 first bytes and first answers, beside crun and runc\n  hearth bench warm --rounds 20     what the gateway adds, beside nginx\n  hearth bench memory -o json       for a program to read"
-)]
-pub(super) struct Bench {
-    #[command(subcommand)]
-    pub(super) kind: BenchKind,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum BenchKind {
-    /// From nothing to a first byte beside other OCI runtimes, and to a first answer.
-    #[command(before_help = "Examples:\n  hearth bench cold\n  hearth bench cold --rounds 10 -o json")]
-    Cold(BenchOptions),
-    /// A hundred and five hundred first calls at once.
-    #[command(before_help = "Examples:\n  hearth bench burst\n  hearth bench burst --rounds 1 -o json")]
-    Burst(BenchOptions),
-    /// What the gateway adds to a call, and requests a second beside nginx.
-    #[command(before_help = "Examples:\n  hearth bench warm\n  hearth bench warm --rounds 30 -o json")]
-    Warm(BenchOptions),
-    /// What the way through a second node adds to a warm call; needs no root.
-    #[command(before_help = "Examples:\n  hearth bench hop\n  hearth bench hop --rounds 100 -o json")]
-    Hop(BenchOptions),
-    /// Writes that three voters have agreed on and kept, beside etcd; needs no root.
-    #[command(before_help = "Examples:\n  hearth bench commits\n  hearth bench commits --rounds 20 -o json")]
-    Commits(BenchOptions),
-    /// Placements a second of the planner, beside a bare look at every node; needs no root.
-    #[command(before_help = "Examples:\n  hearth bench plan\n  hearth bench plan --rounds 20 -o json")]
-    Plan(BenchOptions),
-    /// From the loss of a leader to the next write, beside etcd; needs no root.
-    #[command(
-        before_help = "Examples:\n  hearth bench failover\n  hearth bench failover --rounds 50 -o json\n  hearth bench failover --rounds 1 --soak 30m      elections that nobody needed, with all cores busy"
-    )]
-    Failover(FailoverOptions),
-    /// What the daemon, a blank sandbox and an idle instance hold.
-    #[command(before_help = "Examples:\n  hearth bench memory\n  hearth bench memory --rounds 1 -o json")]
-    Memory(BenchOptions),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct BenchOptions {
-    /// How often each thing is measured; each benchmark has a number of its own otherwise.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub(super) rounds: Option<u32>,
-    /// How to print.
-    #[arg(short, long, value_enum, default_value_t)]
-    pub(super) output: Format,
 }

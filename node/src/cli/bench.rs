@@ -3,8 +3,8 @@
 use control_plane::model::NodeId;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{Bench as Arguments, BenchKind, Format};
-use super::args_voter::BenchVoter;
+use super::args::Format;
+use super::args_bench::{Bench as Arguments, BenchKind, BenchVoter};
 use super::failure::Failure;
 use super::output;
 use super::run::Signals;
@@ -21,14 +21,17 @@ pub(super) async fn bench(arguments: Arguments) -> Result<(), Failure> {
         BenchKind::Warm(options) => (Kind::Warm, options),
         BenchKind::Hop(options) => (Kind::Hop, options),
         BenchKind::Commits(options) => (Kind::Commits, options),
+        BenchKind::Reads(options) => (Kind::Reads, options),
         BenchKind::Plan(options) => (Kind::Plan, options),
+        BenchKind::Place(options) => (Kind::Place, options),
         BenchKind::Failover(arguments) => {
             let timing = arguments.timing.timing();
             (Kind::Failover(Failover { timing, soak: arguments.soak }), arguments.options)
         }
+        BenchKind::Death(options) => (Kind::Death, options),
         BenchKind::Memory(options) => (Kind::Memory, options),
     };
-    let filter = std::env::var("HEARTH_LOG").unwrap_or_else(|_| "warn".to_owned());
+    let filter = std::env::var("HEARTH_LOG").unwrap_or_else(|_| "warn,openraft=error".to_owned());
     telemetry::start_tracing(&filter, telemetry::Format::default())
         .map_err(|error| Failure::exit(2, crate::error_chain::text(&error)))?;
     let mut signals = Signals::new()?;
@@ -61,7 +64,7 @@ pub(super) async fn bench(arguments: Arguments) -> Result<(), Failure> {
     }
 }
 
-/// Runs one of the voters that `hearth bench commits` and `failover` measure.
+/// Runs one of the voters that benchmarks of the log measure.
 pub(super) async fn voter(arguments: BenchVoter) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let stop = CancellationToken::new();

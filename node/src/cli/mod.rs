@@ -2,9 +2,9 @@
 
 mod apply;
 mod args;
+mod args_bench;
 mod args_cluster;
 mod args_sim;
-mod args_voter;
 mod bench;
 mod change;
 mod client;

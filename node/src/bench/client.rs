@@ -1,10 +1,10 @@
-//! One client for both: puts a small value into a replicated log over gRPC, ours or etcd's.
+//! One client for both: puts small values into a replicated log over gRPC and reads them, ours or etcd's.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use control_plane::codec;
-use control_plane::model::{NodeId, NodeSpec, Resources};
+use control_plane::model::{NodeSpec, Resources};
 use control_plane::state::Command;
 use http::uri::PathAndQuery;
 use proto::v1;
@@ -14,11 +14,13 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
+use super::range::{self, Found, Range, VALUE_LABEL};
+
 /// How long a value is, in bytes.
 const VALUE_BYTES: usize = 64;
 
 /// How many keys are written, again and again.
-const KEYS: usize = 1024;
+pub(super) const KEYS: usize = 1024;
 
 /// Whom the client talks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,10 +96,18 @@ impl Client {
                 }
             }
             Dialect::Etcd => {
-                let put = EtcdPut { key: format!("node-{key}").into_bytes(), value: vec![b'v'; VALUE_BYTES] };
-                self.etcd::<EtcdPut, Ignored>("/etcdserverpb.KV/Put", put).await.map(drop)
+                let put = EtcdPut { key: range::key(key), value: vec![b'v'; VALUE_BYTES] };
+                self.ask::<EtcdPut, Ignored>("/etcdserverpb.KV/Put", put).await.map(drop)
             }
         }
+    }
+
+    /// Reads the `number`th value, with all that was acknowledged before; it must have been put.
+    pub(super) async fn get(&self, number: usize) -> Result<(), Status> {
+        let key = range::key(number % KEYS);
+        let found = self.ask::<Range, Found>(range::PATH, Range { key }).await?;
+        let is_whole = found.pairs.first().is_some_and(|pair| pair.value.len() == VALUE_BYTES);
+        if is_whole { Ok(()) } else { Err(Status::data_loss("what was written is not read")) }
     }
 
     /// Returns whether the other side leads, and puts a first value if so.
@@ -111,17 +121,17 @@ impl Client {
 
     /// Returns etcd's id of the other side, and of whom it takes for the leader.
     pub(super) async fn member(&self) -> Result<(u64, u64), Status> {
-        let status = self.etcd::<Ignored, EtcdStatus>("/etcdserverpb.Maintenance/Status", Ignored {}).await?;
+        let status = self.ask::<Ignored, EtcdStatus>("/etcdserverpb.Maintenance/Status", Ignored {}).await?;
         Ok((status.header.map_or(0, |header| header.member), status.leader))
     }
 
     /// Asks an etcd that leads to hand leadership over.
     pub(super) async fn move_leader(&self, target: u64) -> Result<(), Status> {
         let path = "/etcdserverpb.Maintenance/MoveLeader";
-        self.etcd::<EtcdMoveLeader, Ignored>(path, EtcdMoveLeader { target }).await.map(drop)
+        self.ask::<EtcdMoveLeader, Ignored>(path, EtcdMoveLeader { target }).await.map(drop)
     }
 
-    async fn etcd<Q, A>(&self, path: &'static str, message: Q) -> Result<A, Status>
+    async fn ask<Q, A>(&self, path: &'static str, message: Q) -> Result<A, Status>
     where
         Q: prost::Message + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
@@ -135,8 +145,7 @@ impl Client {
 
 /// Our command that comes closest to a put: it writes one row, of the same size.
 fn command(key: usize) -> v1::Command {
-    let node = NodeId(u32::try_from(key).unwrap_or_default() + 1);
-    let labels = BTreeMap::from([("value".to_owned(), "v".repeat(VALUE_BYTES))]);
+    let labels = BTreeMap::from([(VALUE_LABEL.to_owned(), "v".repeat(VALUE_BYTES))]);
     let spec = NodeSpec { name: format!("node-{key}"), capacity: Resources::default(), labels };
-    codec::encode_command(&Command::RegisterNode { node, spec })
+    codec::encode_command(&Command::RegisterNode { node: range::row(key), spec })
 }
