@@ -134,6 +134,7 @@ impl Node {
             Command::DeployApp { .. }
             | Command::DeleteApp { .. }
             | Command::DeleteFunction { .. }
+            | Command::Restore(_)
             | Command::Scale { .. } => self.tell(Who::Nobody, || format!("the operator is refused: {rejection}")),
             Command::FailRevision { .. }
             | Command::Invite { .. }
@@ -141,6 +142,8 @@ impl Node {
             | Command::RemoveNode { .. }
             | Command::DeclareDead { .. }
             | Command::Drain { .. }
+            | Command::Label { .. }
+            | Command::PreferVoter { .. }
             | Command::RegisterNode { .. }
             | Command::Grant { .. }
             | Command::Place(_)
@@ -159,10 +162,12 @@ impl Node {
                 }
             }
             Command::DeleteApp { app } => self.tell(Who::Nobody, || format!("app {app} is deleted")),
+            Command::Restore(_) => self.tell(Who::Nobody, || "a backup is restored".to_owned()),
             Command::DeleteFunction { function } => self.tell(Who::Nobody, || format!("{function} is deleted")),
             Command::Promote { revision } => self.check_promoted(before, revision),
             Command::FailRevision { revision, reason } => self.check_failed(before, revision, reason),
-            Command::Scale { function, scaling } => {
+            Command::Scale { function, .. } => {
+                let Some(scaling) = self.state.functions.get(function).map(|known| known.scaling) else { return };
                 self.tell(Who::Nobody, || format!("{function} scales from {} to {}", scaling.min(), scaling.max()));
             }
             Command::RegisterNode { node, .. } => {
@@ -174,7 +179,9 @@ impl Node {
             | Command::Admit { .. }
             | Command::RemoveNode { .. }
             | Command::DeclareDead { .. }
-            | Command::Drain { .. } => {}
+            | Command::Drain { .. }
+            | Command::Label { .. }
+            | Command::PreferVoter { .. } => {}
             Command::Unplace { instances } => {
                 let is_minimum = |instance: &InstanceId| {
                     before.placements.get(instance).is_some_and(|placement| {

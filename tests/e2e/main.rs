@@ -1,12 +1,14 @@
 //! End-to-end tests: real daemons, real containers, real clients, on the real kernel.
 #![expect(clippy::print_stdout, reason = "a test runner speaks on standard output")]
 
+mod backup;
 mod bench;
 mod cluster;
 mod deploy;
 mod errors;
 mod examples;
 mod image;
+mod members;
 mod network;
 mod operator;
 mod power;
@@ -27,8 +29,9 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let is_root = tests::is_root();
-    let racks = [cluster::TESTS, network::TESTS, power::TESTS].concat();
+    let racks = [cluster::TESTS, members::TESTS, network::TESTS, power::TESTS].concat();
     let others = [
+        backup::TESTS,
         bench::TESTS,
         deploy::TESTS,
         errors::TESTS,

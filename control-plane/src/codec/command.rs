@@ -5,10 +5,10 @@ use proto::v1::command::Kind;
 
 use super::model::{
     decode_ending, decode_function, decode_instance, decode_node, decode_purpose, decode_resources, decode_revision_id,
-    decode_scaling, encode_ending, encode_function, encode_instance, encode_node, encode_purpose, encode_resources,
-    encode_revision_id, encode_scaling,
+    decode_scaling, decode_scaling_change, encode_ending, encode_function, encode_instance, encode_node,
+    encode_purpose, encode_resources, encode_revision_id, encode_scaling_change,
 };
-use super::{DecodeError, function_name};
+use super::{DecodeError, definitions, function_name};
 use crate::model::{AppName, Digest, Epoch, NodeId, Timestamp};
 use crate::state::{Command, Place};
 
@@ -60,8 +60,9 @@ pub(super) fn encode(command: &Command) -> v1::Command {
             revision: Some(encode_revision_id(revision)),
             reason: reason.clone(),
         }),
-        Command::Scale { function, scaling } => {
-            Kind::Scale(v1::Scale { function: function.to_string(), scaling: Some(encode_scaling(scaling)) })
+        Command::Scale { function, change } => {
+            let function = function.to_string();
+            Kind::Scale(v1::Scale { function, scaling: None, change: Some(encode_scaling_change(change)) })
         }
         Command::Invite { secret, expires_at, uses } => Kind::Invite(encode_invitation(secret, *expires_at, *uses)),
         Command::Admit { secret, request } => {
@@ -70,6 +71,10 @@ pub(super) fn encode(command: &Command) -> v1::Command {
         Command::RemoveNode { node } => Kind::RemoveNode(node.0),
         Command::DeclareDead { node, epoch } => Kind::DeclareDead(v1::DeclareDead { node: node.0, epoch: epoch.0 }),
         Command::Drain { node, is_draining } => Kind::Drain(v1::Drain { node: node.0, is_draining: *is_draining }),
+        Command::Label { node, set, unset } => {
+            Kind::Label(v1::Label { node: node.0, set: set.clone(), unset: unset.iter().cloned().collect() })
+        }
+        Command::PreferVoter { node } => Kind::PreferVoter(node.0),
         Command::RegisterNode { node, spec } => {
             Kind::RegisterNode(v1::RegisterNode { node: node.0, spec: Some(encode_node(spec)) })
         }
@@ -102,6 +107,7 @@ pub(super) fn encode(command: &Command) -> v1::Command {
                 })
                 .collect(),
         }),
+        Command::Restore(restored) => Kind::Restore(definitions::encode(restored)),
         Command::Unplace { instances } => {
             Kind::Unplace(v1::Unplace { instances: instances.iter().copied().map(encode_instance).collect() })
         }
@@ -123,7 +129,11 @@ pub(super) fn decode(command: v1::Command) -> Result<Command, DecodeError> {
             Command::FailRevision { revision: decode_revision_id(fail.revision)?, reason: fail.reason }
         }
         Kind::Scale(scale) => {
-            Command::Scale { function: function_name(&scale.function)?, scaling: decode_scaling(scale.scaling)? }
+            let change = match scale.change {
+                Some(change) => decode_scaling_change(change),
+                None => decode_scaling(scale.scaling)?.into(),
+            };
+            Command::Scale { function: function_name(&scale.function)?, change }
         }
         Kind::Invite(invite) => {
             let (secret, expires_at, uses) = decode_invitation(invite)?;
@@ -135,6 +145,10 @@ pub(super) fn decode(command: v1::Command) -> Result<Command, DecodeError> {
         Kind::RemoveNode(node) => Command::RemoveNode { node: NodeId(node) },
         Kind::DeclareDead(dead) => Command::DeclareDead { node: NodeId(dead.node), epoch: Epoch(dead.epoch) },
         Kind::Drain(drain) => Command::Drain { node: NodeId(drain.node), is_draining: drain.is_draining },
+        Kind::Label(label) => {
+            Command::Label { node: NodeId(label.node), set: label.set, unset: label.unset.into_iter().collect() }
+        }
+        Kind::PreferVoter(node) => Command::PreferVoter { node: NodeId(node) },
         Kind::RegisterNode(register) => {
             Command::RegisterNode { node: NodeId(register.node), spec: decode_node(register.spec)? }
         }
@@ -165,6 +179,7 @@ pub(super) fn decode(command: v1::Command) -> Result<Command, DecodeError> {
                 .map(|released| Ok((decode_instance(released.instance)?, decode_ending(released.ending)?)))
                 .collect::<Result<_, DecodeError>>()?,
         },
+        Kind::Restore(restored) => Command::Restore(Box::new(definitions::decode(restored)?)),
         Kind::Unplace(unplace) => Command::Unplace {
             instances: unplace
                 .instances

@@ -9,9 +9,9 @@ use super::*;
 use crate::model::{
     Bytes, Concurrency, Constraints, Digest, Ending, Epoch, FunctionSpec, HttpTrigger, InstanceFailure, InstanceId,
     MilliCpu, Network, NodeId, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime,
-    Scaling, Spread, Trigger,
+    Scaling, ScalingChange, Spread, Trigger,
 };
-use crate::state::{AppliedFunction, Change, NotInvited, PLACE_MAX, Place, violations};
+use crate::state::{AppliedFunction, Change, Definitions, NotInvited, PLACE_MAX, Place, violations};
 
 fn resources() -> impl Strategy<Value = Resources> {
     (0..3_u32, 0..3_u64, 0..3_u64, 0..3_u32).prop_map(|(cpu, memory, disk, pids)| Resources {
@@ -83,6 +83,14 @@ fn constraints(image: u8) -> Constraints {
     Constraints::new(spread, require).expect("the limits are kept")
 }
 
+fn label_name() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["zone", "disk", "arch", ""]).prop_map(str::to_owned)
+}
+
+fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
+    prop::collection::btree_map(label_name(), prop::sample::select(vec!["a", "b"]).prop_map(str::to_owned), 0..2)
+}
+
 fn place() -> impl Strategy<Value = Place> {
     let purpose = prop::sample::select(vec![Purpose::Demand, Purpose::Verify, Purpose::Minimum]);
     (revision_id(), (0..3_u32).prop_map(NodeId), purpose).prop_map(|(revision, node, purpose)| Place {
@@ -109,8 +117,9 @@ fn command() -> impl Strategy<Value = Command> {
     let app = || prop::sample::select(vec!["one", "two"]).prop_map(|name| name.parse().expect("the name is valid"));
     let node = || (0..3_u32).prop_map(NodeId);
     let epoch = || (0..3_u32).prop_map(Epoch);
-    let scaling = (0..2_u32, 2..4_u32)
-        .prop_map(|(min, max)| Scaling::new(min, max, Duration::from_secs(1)).expect("min is at most max"));
+    let idle_max = prop::option::of((0..3_u64).prop_map(Duration::from_secs));
+    let change = (prop::option::of(0..4_u32), prop::option::of(0..4_u32), idle_max)
+        .prop_map(|(min, max, idle_max)| ScalingChange { min, max, idle_max });
     let node_spec = resources().prop_map(|capacity| NodeSpec {
         name: "node".to_owned(),
         capacity: capacity.plus(&capacity).plus(&capacity),
@@ -123,7 +132,7 @@ fn command() -> impl Strategy<Value = Command> {
         1 => name().prop_map(|function| Command::DeleteFunction { function }),
         3 => revision_id().prop_map(|revision| Command::Promote { revision }),
         1 => revision_id().prop_map(|revision| Command::FailRevision { revision, reason: "broken".to_owned() }),
-        1 => (name(), scaling).prop_map(|(function, scaling)| Command::Scale { function, scaling }),
+        1 => (name(), change).prop_map(|(function, change)| Command::Scale { function, change }),
         3 => (node(), node_spec).prop_map(|(node, spec)| Command::RegisterNode { node, spec }),
         2 => (0..3_u8, 0..80_u64, prop::option::of(0..3_u32)).prop_map(|(secret, until, uses)| Command::Invite {
             secret: Digest::from_bytes([secret; 32]),
@@ -136,6 +145,9 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         1 => node().prop_map(|node| Command::RemoveNode { node }),
         2 => (node(), epoch()).prop_map(|(node, epoch)| Command::DeclareDead { node, epoch }),
+        2 => (node(), labels(), prop::collection::btree_set(label_name(), 0..2))
+            .prop_map(|(node, set, unset)| Command::Label { node, set, unset }),
+        1 => node().prop_map(|node| Command::PreferVoter { node }),
         1 => (node(), any::<bool>()).prop_map(|(node, is_draining)| Command::Drain { node, is_draining }),
         3 => (node(), epoch(), resources())
             .prop_map(|(node, epoch, resources)| Command::Grant { node, epoch, resources }),
@@ -146,7 +158,25 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (node(), epoch(), prop::collection::vec((instance(), ending()), 0..4))
             .prop_map(|(node, epoch, instances)| Command::Release { node, epoch, instances }),
         1 => prop::collection::vec(instance(), 0..4).prop_map(|instances| Command::Unplace { instances }),
+        1 => definitions().prop_map(|definitions| Command::Restore(Box::new(definitions))),
     ]
+}
+
+/// What some deployments lead to, or nearly: an index may be too low.
+fn definitions() -> impl Strategy<Value = Definitions> {
+    let app = prop::sample::select(vec!["one", "two"]).prop_map(|name| name.parse().expect("the name is valid"));
+    (prop::collection::vec((app, prop::collection::vec(spec(), 0..3)), 0..4), any::<bool>()).prop_map(
+        |(deployments, is_early)| {
+            let mut state = State::default();
+            for (app, functions) in deployments {
+                let deploy = Command::DeployApp { app, functions, check_index: None };
+                // One that is refused changes nothing.
+                let _ = state.apply(Timestamp::from_millis(3), deploy);
+            }
+            let definitions = state.definitions();
+            if is_early { Definitions { index: definitions.index / 2, ..definitions } } else { definitions }
+        },
+    )
 }
 
 fn ends_session(command: &Command) -> bool {
@@ -190,10 +220,28 @@ fn rare_answers_read_back_as_they_were_written() {
         Err(Rejection::InstanceExists(instance)),
         Err(Rejection::ForeignInstance { node: NodeId(1), instance }),
         Err(Rejection::NoSession { node: NodeId(1), number: 7 }),
+        Err(Rejection::NodeDead(NodeId(2))),
+        Err(Rejection::NodeDraining(NodeId(2))),
+        Err(Rejection::OneVoter { nodes: 2 }),
+        Err(Rejection::BadLabel("a label needs a name".to_owned())),
+        Err(Rejection::LabelNotSet { node: NodeId(2), key: "disk".to_owned() }),
+        Err(Rejection::BadScaling("min 9 is above max 3".to_owned())),
+        Err(Rejection::NotFresh),
+        Err(Rejection::Unsound("a has no revision".to_owned())),
         Err(Rejection::Limit { what: "functions".to_owned(), limit: 7 }),
     ] {
         assert_eq!(decode_answer(encode_answer(&answer)), Ok(answer));
     }
+}
+
+/// Entries of the log of earlier versions say all about scaling.
+#[test]
+fn an_older_entry_about_scaling_changes_all_of_it() {
+    let scaling = Scaling::new(1, 3, Duration::from_secs(5)).expect("min is at most max");
+    let scale = v1::Scale { function: "a".to_owned(), scaling: Some(model::encode_scaling(&scaling)), change: None };
+    let older = v1::Command { kind: Some(v1::command::Kind::Scale(scale)) };
+    let function = "a".parse().expect("the name is valid");
+    assert_eq!(decode_command(older), Ok(Command::Scale { function, change: scaling.into() }));
 }
 
 #[test]

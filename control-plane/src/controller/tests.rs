@@ -60,7 +60,8 @@ impl Cluster {
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
-        for Effect::Propose(command) in effects {
+        for effect in effects {
+            let Effect::Propose(command) = effect else { continue };
             let answer = self.state.apply(self.now, command.clone());
             let effects = self.controller.on_input(self.now, Input::Answered(&self.state, command, answer));
             self.carry_out(effects);
@@ -181,7 +182,7 @@ fn the_minimum_is_placed_and_taken_back() {
     };
     assert_eq!(minimum(&cluster), 3);
     let scaling = Scaling::new(1, 10, Duration::from_secs(60)).expect("the limits are valid");
-    cluster.command(Command::Scale { function: "f".parse().expect("a name"), scaling });
+    cluster.command(Command::Scale { function: "f".parse().expect("a name"), change: scaling.into() });
     assert_eq!(minimum(&cluster), 1);
 }
 
@@ -322,7 +323,8 @@ fn an_instance_that_becomes_ready_is_no_reason_to_look_at_everything() {
     cluster.deploy(1, 0);
     cluster.all_ready(1);
     let scaling = Scaling::new(3, 10, Duration::from_secs(60)).expect("the limits are valid");
-    cluster.state.apply(cluster.now, Command::Scale { function: id(1).function, scaling }).expect("it scales");
+    let scale = Command::Scale { function: id(1).function, change: scaling.into() };
+    cluster.state.apply(cluster.now, scale).expect("it scales");
     cluster.all_ready(1);
     assert_eq!(cluster.placed(1).len(), 1, "the look comes with the state");
     let effects = cluster.controller.on_input(cluster.now, Input::Applied(&cluster.state));
@@ -337,11 +339,18 @@ fn a_whole_minimum_is_one_entry_of_the_log() {
     cluster.all_ready(1);
     let index = cluster.state.index;
     let scaling = Scaling::new(9, 10, Duration::from_secs(60)).expect("the limits are valid");
-    cluster.state.apply(cluster.now, Command::Scale { function: id(1).function, scaling }).expect("it scales");
+    cluster
+        .state
+        .apply(cluster.now, Command::Scale { function: id(1).function, change: scaling.into() })
+        .expect("it scales");
     let effects = cluster.controller.on_input(cluster.now, Input::Applied(&cluster.state));
     let batches: Vec<usize> = effects
         .iter()
-        .filter_map(|Effect::Propose(command)| match command {
+        .filter_map(|effect| match effect {
+            Effect::NotPlaced { .. } => None,
+            Effect::Propose(command) => Some(command),
+        })
+        .filter_map(|command| match command {
             Command::PlaceMany { places } => Some(places.len()),
             _ => None,
         })
@@ -357,7 +366,10 @@ fn what_is_refused_of_a_batch_rests_and_is_asked_for_again() {
     cluster.deploy(1, 0);
     cluster.all_ready(1);
     let scaling = Scaling::new(2, 10, Duration::from_secs(60)).expect("the limits are valid");
-    cluster.state.apply(cluster.now, Command::Scale { function: id(1).function, scaling }).expect("it scales");
+    cluster
+        .state
+        .apply(cluster.now, Command::Scale { function: id(1).function, change: scaling.into() })
+        .expect("it scales");
     let mut effects = cluster.controller.on_input(cluster.now, Input::Applied(&cluster.state));
     let Some(Effect::Propose(batch)) = effects.pop() else { panic!("a batch is proposed") };
     let rejection = Rejection::NoNode(NODE);

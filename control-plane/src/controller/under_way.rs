@@ -90,6 +90,9 @@ fn subject(command: &Command) -> Option<Subject> {
         | Command::DeleteApp { .. }
         | Command::DeleteFunction { .. }
         | Command::Scale { .. }
+        | Command::Restore(_)
+        | Command::Label { .. }
+        | Command::PreferVoter { .. }
         | Command::Invite { .. }
         | Command::Admit { .. }
         | Command::RemoveNode { .. }

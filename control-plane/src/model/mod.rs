@@ -16,13 +16,13 @@ pub use constraints::{
 };
 pub use digest::{Digest, DigestError};
 pub use function::{
-    CONCURRENCY_MAX, Concurrency, FunctionSpec, INSTANCES_MAX, Network, RevisionSpec, Runtime, Scaling, ScalingError,
-    UnknownRuntime,
+    CONCURRENCY_MAX, Concurrency, FunctionSpec, INSTANCES_MAX, Network, RevisionSpec, Runtime, Scaling, ScalingChange,
+    ScalingError, UnknownRuntime,
 };
 pub use id::{Epoch, IdError, InstanceId, InvocationId, NodeId, RevisionId, RevisionNumber};
 pub use instance::{Ending, InstanceFailure, Purpose};
 pub use name::{AppName, FunctionName, NAME_LENGTH_MAX, NameError};
-pub use node::{Node, NodeSpec};
+pub use node::{ARCH_LABEL, LABELS_SET_MAX, LabelError, Node, NodeSpec, check_labels, relabelled};
 pub use resources::{Bytes, MilliCpu, Resources};
 pub use time::Timestamp;
 pub use trigger::{HttpTrigger, Method, PathPattern, Trigger, TriggerError};

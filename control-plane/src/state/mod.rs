@@ -5,6 +5,7 @@
 
 mod check;
 mod command;
+mod definitions;
 mod function;
 mod instance;
 mod member;
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use check::violations;
 pub use command::{AppliedFunction, Change, Command, NotInvited, PLACE_MAX, Place, Rejection, Reply};
+pub use definitions::Definitions;
 pub use function::{DELETED_MAX, FUNCTIONS_MAX, REVISIONS_KEPT};
 pub use member::{ADMITTED_LIFE, ADMITTED_MAX, Admitted, INVITATIONS_MAX, Invitation};
 pub use session::{ANSWERS_MAX, Session, Ticket};
@@ -138,11 +140,13 @@ impl State {
             Command::DeleteFunction { function } => self.delete_function(&function),
             Command::Promote { revision } => self.promote(&revision),
             Command::FailRevision { revision, reason } => self.fail_revision(&revision, reason),
-            Command::Scale { function, scaling } => self.scale(&function, scaling),
+            Command::Scale { function, change } => self.scale(&function, change),
             Command::Invite { secret, expires_at, uses } => self.invite(at, secret, expires_at, uses),
             Command::Admit { secret, request } => self.admit(at, secret, request),
             Command::RemoveNode { node } => self.remove_node(node),
             Command::DeclareDead { node, epoch } => self.declare_dead(node, epoch),
+            Command::Label { node, set, unset } => self.label(node, set, &unset),
+            Command::PreferVoter { node } => self.prefer_voter(node),
             Command::Drain { node, is_draining } => self.drain(node, is_draining),
             Command::RegisterNode { node, spec } => self.register_node(node, spec),
             Command::Grant { node, epoch, resources } => self.grant(node, epoch, resources),
@@ -151,6 +155,7 @@ impl State {
             Command::Adopt { node, epoch, instances } => self.adopt(at, node, epoch, &instances),
             Command::Release { node, epoch, instances } => self.release(node, epoch, &instances),
             Command::Unplace { instances } => self.unplace(&instances),
+            Command::Restore(definitions) => self.restore(*definitions),
         }?;
         debug_assert_eq!(violations(self), Vec::<String>::new(), "a command left the state inconsistent");
         Ok(reply)

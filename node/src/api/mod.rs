@@ -17,6 +17,7 @@ pub mod platform;
 mod request;
 mod routes;
 mod server;
+mod snapshot;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -34,11 +35,12 @@ use crate::telemetry::{EventLog, Metrics};
 use error::Refusal;
 pub use log::{LINES_DEFAULT, LINES_MAX};
 pub use platform::{
-    Build, Identity, ImageResult, Import, Invocation, InvokeOutcome, Invoked, Platform, ProposeError, Standing,
-    StoredImage, Upload,
+    Build, Identity, ImageResult, Import, Invocation, InvokeOutcome, Invoked, Platform, ProposeError, Running,
+    Standing, StoredImage, Upload,
 };
 pub use request::{BODY_MAX_BYTES, BODY_PIECE_WAIT_MAX, DEPLOY_BODY_MAX_BYTES};
 pub use server::{CONNECTIONS_MAX, ServeError, Server};
+pub use snapshot::summary;
 
 /// The description of the API in OpenAPI 3.1; a test holds it equal to the routes and the bodies.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -93,12 +95,21 @@ impl Api {
         }
     }
 
+    /// Waits until what is read next holds all that was acknowledged before.
+    async fn catch_up(&self) -> Result<(), Refusal> {
+        self.platform.catch_up().await.map_err(|reason| {
+            Refusal::new(ErrorCode::Unavailable, format!("the cluster cannot say what holds: {reason}"))
+                .hint("`hearth cluster status` tells who is there")
+        })
+    }
+
     /// Remembers that something was done here.
     fn tell(&self, kind: EventKind, about: Option<(&FunctionName, Option<RevisionNumber>)>, message: String) {
         self.events.push(Event {
             at_ms: self.clock.now().as_millis(),
             kind,
             node: self.platform.identity().node.to_string(),
+            about: None,
             function: about.map(|(function, _)| function.to_string()),
             revision: about.and_then(|(_, revision)| revision).map(|number| number.0),
             instance: None,

@@ -12,6 +12,7 @@ use proto::json;
 use tokio::sync::{mpsc, watch};
 
 use crate::auth::ClusterId;
+use crate::image::ImageFile;
 use crate::raft::Members;
 
 /// The node behind the API.
@@ -43,8 +44,8 @@ pub trait Platform: Send + Sync + 'static {
     /// Returns what the node still waits for before it serves; empty once it does.
     fn unready(&self) -> Vec<String>;
 
-    /// Returns the instances on all nodes; those of a node that does not answer are missing.
-    fn instances(&self) -> BoxFuture<'_, Vec<json::Instance>>;
+    /// Returns the instances on all nodes that live, as far as they answer.
+    fn instances(&self) -> BoxFuture<'_, Running>;
 
     /// Builds the image of a function.
     ///
@@ -74,6 +75,12 @@ pub trait Platform: Send + Sync + 'static {
     /// Deletes images that no revision runs and no name leads to.
     fn sweep_images(&self) -> BoxFuture<'_, Result<json::GcReport, json::ErrorBody>>;
 
+    /// Returns the files of an image, which is fetched from peers if it is not here; none if nobody has it.
+    fn image_files(&self, image: Digest) -> BoxFuture<'_, Option<Vec<ImageFile>>>;
+
+    /// Brings an image into the store out of an OCI layout in a folder; its tag there is its digest.
+    fn take_image(&self, layout: PathBuf, image: Digest) -> BoxFuture<'_, Result<(), json::ErrorBody>>;
+
     /// Calls a function with an event; ends within the deadline of the invocation.
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, Invoked>;
 }
@@ -90,6 +97,15 @@ impl dyn Platform {
         });
         found.expect("a platform shows its state when it is asked to")
     }
+}
+
+/// What runs on the nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Running {
+    /// The instances, by node and id.
+    pub instances: Vec<json::Instance>,
+    /// The nodes that count as living and did not answer: what runs there is missing.
+    pub silent: Vec<NodeId>,
 }
 
 /// Why a command was not applied.

@@ -10,7 +10,7 @@ use axum::routing::{MethodFilter, MethodRouter};
 use proto::json::ErrorCode;
 
 use super::error::Refusal;
-use super::{Api, app, cluster, function, image, log, node};
+use super::{Api, app, cluster, function, image, log, node, snapshot};
 use crate::auth::{Denial, Door};
 
 /// One path with one method.
@@ -56,6 +56,8 @@ pub(super) const ROUTES: &[Route] = routes! {
     GET "/v1/nodes" "Lists the nodes" node::nodes;
     DELETE "/v1/nodes/{node}" "Takes a node out of the cluster" cluster::remove;
     PUT "/v1/nodes/{node}/drain" "Empties a node, or lets it take work again" cluster::drain;
+    PUT "/v1/nodes/{node}/labels" "Sets labels on a node, or takes them back" cluster::label;
+    POST "/v1/nodes/{node}/promote" "Wants a node to vote" cluster::promote;
     GET "/v1/cluster" "Tells who belongs to the cluster, and who leads" cluster::get;
     POST "/v1/cluster/transfer-leader" "Lets another voter lead" cluster::transfer;
     POST "/v1/tokens" "Makes a join token" cluster::token;
@@ -64,6 +66,8 @@ pub(super) const ROUTES: &[Route] = routes! {
     POST "/v1/images/import" "Imports an OCI layout from a tar of it: a stream of ImageEvent" image::import;
     POST "/v1/images/capture" "Makes a base image of what the machine has: a stream of ImageEvent" image::capture;
     POST "/v1/images/gc" "Deletes images that nothing refers to" image::gc;
+    GET "/v1/snapshot" "Returns a backup of what users have defined" snapshot::save;
+    PUT "/v1/snapshot" "Restores a backup into a cluster where nothing was ever deployed" snapshot::restore;
     GET "/v1/events" "Lists what happened lately, oldest first" node::events;
     GET "/metrics" "Returns what is counted, for Prometheus" node::metrics;
     GET "/healthz" "Answers while the process can" node::health;
@@ -102,8 +106,8 @@ async fn enter(State((api, door)): State<(Api, Door)>, mut request: Request, nex
         return next.run(request).await;
     }
     let is_stale = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == STALE));
-    if !is_stale && let Err(reason) = api.platform.catch_up().await {
-        return Refusal::new(ErrorCode::Unavailable, format!("the cluster cannot say what holds: {reason}"))
+    if !is_stale && let Err(refusal) = api.catch_up().await {
+        return refusal
             .hint("`hearth cluster status` tells who is there; ?stale=1 answers with what this node knows")
             .into_response();
     }
@@ -123,7 +127,8 @@ const CONSISTENCY: HeaderName = HeaderName::from_static("x-hearth-consistency");
 fn is_of_state(request: &Request) -> bool {
     // The pattern, not the path: a function may be called `logs`.
     let Some(route) = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) else { return false };
-    let is_read = ["/v1/apps", "/v1/functions", "/v1/nodes"].iter().any(|prefix| route.starts_with(prefix));
+    let is_read =
+        ["/v1/apps", "/v1/functions", "/v1/nodes", "/v1/instances"].iter().any(|prefix| route.starts_with(prefix));
     *request.method() == Method::GET && is_read && !route.ends_with("/logs")
 }
 

@@ -28,6 +28,7 @@ use crate::cluster::Suspects;
 use crate::leader;
 use crate::peering::{Dialer, take_plain};
 use crate::raft::{Config, Peers, Raft, serve};
+use crate::telemetry::EventLog;
 
 /// How often each thing is measured unless told otherwise.
 const ROUNDS: usize = 10;
@@ -123,7 +124,8 @@ impl Cluster {
             raft.admit(NodeId(number), &address.to_string()).await.map_err(|error| failed(&error))?;
         }
         let (beats_tx, beats) = mpsc::channel(BEATS_MAX);
-        leader::start(NodeId(1), raft.clone(), clock, beats, Suspects::default(), stop.clone());
+        let (events, suspects) = (EventLog::new(), Suspects::default());
+        leader::start(NodeId(1), raft.clone(), clock, events, beats, suspects, stop.clone());
         tokio::spawn(speak(raft.clone(), beats_tx));
         Ok(Self { raft })
     }
@@ -174,7 +176,7 @@ impl Cluster {
             let at = tempo.tick().await.into_std();
             let name = paced_name(number)?;
             due.insert(name.clone(), at);
-            let demand = Command::Scale { function: name, scaling: scaling(DEMAND)? };
+            let demand = Command::Scale { function: name, change: scaling(DEMAND)?.into() };
             let raft = self.raft.clone();
             demands.spawn(async move { raft.propose(demand).await.map(|_| at.elapsed()) });
         }
@@ -186,7 +188,7 @@ impl Cluster {
             latencies.time(at - due.get(&name).copied().unwrap_or(at));
         }
         let back =
-            (0..DEMANDS).map(|number| Ok(Command::Scale { function: paced_name(number)?, scaling: scaling(0)? }));
+            (0..DEMANDS).map(|number| Ok(Command::Scale { function: paced_name(number)?, change: scaling(0)?.into() }));
         self.propose_all(back.collect::<Result<_, BenchError>>()?).await?;
         self.until_minimums(SETTLED.0 * SETTLED.1).await?;
         Ok((latencies, heard))
@@ -197,7 +199,7 @@ impl Cluster {
     }
 
     async fn scale(&self, function: FunctionName, min: u32) -> Result<(), BenchError> {
-        self.propose(Command::Scale { function, scaling: scaling(min)? }).await.map(drop)
+        self.propose(Command::Scale { function, change: scaling(min)?.into() }).await.map(drop)
     }
 
     async fn propose(&self, command: Command) -> Result<Reply, BenchError> {

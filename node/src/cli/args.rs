@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::args_bench::{Bench, BenchVoter};
-use super::args_cluster::{Cluster, Node, Token};
+use super::args_cluster::{Cluster, Node, Snapshot, Token};
 use super::args_sim::Sim;
 
 #[derive(Debug, Parser)]
@@ -116,12 +116,15 @@ pub(super) enum Command {
     /// Look after the cluster: who belongs to it, and who leads.
     #[command(subcommand)]
     Cluster(Cluster),
-    /// Empty nodes, or let them take work again.
+    /// Empty nodes, let them take work again, or say what they are.
     #[command(subcommand)]
     Node(Node),
     /// Make tokens that let machines join.
     #[command(subcommand)]
     Token(Token),
+    /// Keep what is defined in a file, and bring it back.
+    #[command(subcommand)]
+    Snapshot(Snapshot),
     /// Look after images.
     #[command(subcommand)]
     Image(Image),
@@ -354,6 +357,9 @@ pub(super) struct Get {
     pub(super) kind: Kind,
     /// Only this one: a name, an id, or the function it belongs to; FUNCTION@NUMBER for a version.
     pub(super) name: Option<String>,
+    /// Take what the node knows, though it may lack what was just acknowledged elsewhere; for when no majority is there.
+    #[arg(long)]
+    pub(super) stale: bool,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     pub(super) output: Format,

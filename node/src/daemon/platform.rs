@@ -16,11 +16,11 @@ use super::readiness::Readiness;
 use super::room::Room;
 use crate::agent::SandboxTools;
 use crate::api::{
-    Build, Identity, ImageResult, Import, Invocation, InvokeOutcome, Invoked, Platform, ProposeError, Standing,
+    Build, Identity, ImageResult, Import, Invocation, InvokeOutcome, Invoked, Platform, ProposeError, Running, Standing,
 };
 use crate::cluster::Cluster;
 use crate::gateway::{CallFailure, CallOutcome, Gateway};
-use crate::image::Store;
+use crate::image::{ImageFile, Store};
 use crate::raft::{self, MembersError, Raft};
 use crate::telemetry::Metrics;
 
@@ -95,7 +95,7 @@ impl Platform for Local {
         reasons
     }
 
-    fn instances(&self) -> BoxFuture<'_, Vec<json::Instance>> {
+    fn instances(&self) -> BoxFuture<'_, Running> {
         self.cluster.instances().boxed()
     }
 
@@ -179,6 +179,14 @@ impl Platform for Local {
             revisions.map(|revision| revision.spec.image).collect()
         });
         image_work::sweep(&self.images, live).boxed()
+    }
+
+    fn image_files(&self, image: Digest) -> BoxFuture<'_, Option<Vec<ImageFile>>> {
+        image_work::files(&self.images, &self.cluster, image).boxed()
+    }
+
+    fn take_image(&self, layout: PathBuf, image: Digest) -> BoxFuture<'_, Result<(), ErrorBody>> {
+        image_work::take(&self.images, layout, image).boxed()
     }
 
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, Invoked> {

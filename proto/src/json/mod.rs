@@ -20,11 +20,15 @@ mod image;
 mod instance;
 mod log;
 mod node;
+mod snapshot;
 
 pub use app::{
     App, AppliedFunction, Change, DeployEvent, DeployRequest, FieldDiff, FunctionDiff, Plan, PlanRequest, RevisionRef,
 };
-pub use cluster::{Cluster, DrainRequest, JoinToken, Leader, Member, NodeStatus, Role, TokenRequest, TransferRequest};
+pub use cluster::{
+    Cluster, DrainRequest, JoinToken, LabelRequest, Leader, Member, NodeLabels, NodeStatus, Role, TokenRequest,
+    TransferRequest,
+};
 pub use error::{ErrorBody, ErrorCode};
 pub use event::{Event, EventKind};
 pub use function::{
@@ -35,6 +39,7 @@ pub use image::{BuildRequest, CaptureRequest, GcReport, Image, ImageEvent, PullR
 pub use instance::{Instance, InstancePhase, Purpose};
 pub use log::{LogLine, LogStream};
 pub use node::{Done, Node, Readiness, Version};
+pub use snapshot::{MissingImage, Restored, Snapshot, SnapshotImage};
 
 /// The media type of streams: one JSON value per line.
 pub const NDJSON: &str = "application/x-ndjson";

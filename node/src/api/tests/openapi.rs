@@ -30,10 +30,12 @@ const BODIES: &[(&str, &str, &[&str], &str, &str)] = &[
     ("PUT", "/v1/functions/{function}/scale", &[], "ScaleRequest", "Done"),
     ("POST", "/v1/functions/{function}/invoke", &["revision", "timeout_ms"], "any", "any"),
     ("GET", "/v1/functions/{function}/logs", &["since", "request", "limit", "follow"], "", "lines LogLine"),
-    ("GET", "/v1/instances", &[], "", "[Instance]"),
+    ("GET", "/v1/instances", &["stale"], "", "[Instance]"),
     ("GET", "/v1/nodes", &[], "", "[Node]"),
     ("DELETE", "/v1/nodes/{node}", &[], "", "Done"),
     ("PUT", "/v1/nodes/{node}/drain", &[], "DrainRequest", "Done"),
+    ("PUT", "/v1/nodes/{node}/labels", &[], "LabelRequest", "NodeLabels"),
+    ("POST", "/v1/nodes/{node}/promote", &[], "", "Done"),
     ("GET", "/v1/cluster", &[], "", "Cluster"),
     ("POST", "/v1/cluster/transfer-leader", &[], "TransferRequest", "Leader"),
     ("POST", "/v1/tokens", &[], "TokenRequest", "JoinToken"),
@@ -42,6 +44,8 @@ const BODIES: &[(&str, &str, &[&str], &str, &str)] = &[
     ("POST", "/v1/images/import", &["tag", "name"], "tar", "lines ImageEvent"),
     ("POST", "/v1/images/capture", &[], "CaptureRequest", "lines ImageEvent"),
     ("POST", "/v1/images/gc", &[], "", "GcReport"),
+    ("GET", "/v1/snapshot", &["images"], "", "bytes"),
+    ("PUT", "/v1/snapshot", &[], "bytes", "Restored"),
     ("GET", "/v1/events", &[], "", "[Event]"),
     ("GET", "/metrics", &[], "", "text"),
     ("GET", "/healthz", &[], "", "text"),
@@ -172,11 +176,23 @@ fn schemas() -> BTreeMap<&'static str, Value> {
         EventKind::Deployed,
         EventKind::Promoted,
         EventKind::RevisionFailed,
+        EventKind::Restored,
         EventKind::Scaled,
         EventKind::InstanceReady,
         EventKind::InstanceStopped,
         EventKind::InstanceFailed,
         EventKind::NodeStarted,
+        EventKind::NodeJoined,
+        EventKind::NodeRemoved,
+        EventKind::NodeDead,
+        EventKind::NodeBack,
+        EventKind::NodeDrained,
+        EventKind::NodeUndrained,
+        EventKind::VoterAdded,
+        EventKind::VoterRemoved,
+        EventKind::LeaderChanged,
+        EventKind::Placed,
+        EventKind::NotPlaced,
         EventKind::Other,
     ];
     s.add_words("EventKind", &kinds);
@@ -234,11 +250,17 @@ fn schemas() -> BTreeMap<&'static str, Value> {
     s.add("TokenRequest", TokenRequest { ttl_ms: Some(600_000), uses: Some(1) });
     s.add("JoinToken", samples::join_token());
     s.add("DrainRequest", DrainRequest { draining: true });
+    let labels = samples::node().labels;
+    s.add("LabelRequest", LabelRequest { set: labels.clone(), unset: vec!["disk".into()] });
+    s.add("NodeLabels", NodeLabels { id: "node-1".into(), labels: labels.clone(), labels_set: labels });
     s.add("TransferRequest", TransferRequest { to: Some("node-2".into()) });
     s.add("Leader", Leader { leader: "node-2".into() });
     s.add("LogLine", samples::log_line());
     s.add("Event", samples::event());
     s.add("Done", Done { index: 4 });
+    let missing = MissingImage { image: format!("sha256:{}", "0a".repeat(32)), used_by: vec!["resize@3".into()] };
+    s.add("MissingImage", missing.clone());
+    s.add("Restored", Restored { index: 4, apps: 1, functions: 2, revisions: 3, missing: vec![missing] });
     s.add("Version", samples::version());
     s.add("Readiness", Readiness { ready: false, reasons: vec!["the log is being replayed".into()] });
     s.made
@@ -258,6 +280,7 @@ fn content(body: &str, known: &BTreeMap<&str, Value>) -> Value {
     match body {
         "any" => json!({"application/json": {}}),
         "text" => json!({"text/plain": {}}),
+        "bytes" => json!({"application/octet-stream": {}}),
         "tar" => json!({"application/x-tar": {}}),
         name => json!({"application/json": {"schema": refer(name)}}),
     }
@@ -284,7 +307,7 @@ fn document() -> Value {
         for name in *parameters {
             let schema = match *name {
                 "request" => json!({"type": "string"}),
-                "detach" | "follow" => json!({"type": "integer", "enum": [0, 1]}),
+                "detach" | "follow" | "images" | "stale" => json!({"type": "integer", "enum": [0, 1]}),
                 "limit" => json!({"type": "integer", "minimum": 0, "maximum": crate::api::LINES_MAX}),
                 _ => json!({"type": "integer", "minimum": 0}),
             };

@@ -122,6 +122,7 @@ pub(super) fn event() -> Event {
         at_ms: 1_700_000_000_000,
         kind: EventKind::Promoted,
         node: "node-1".into(),
+        about: Some("node-2".into()),
         function: Some("resize".into()),
         revision: Some(3),
         instance: Some("instance-1-4-7".into()),
@@ -140,6 +141,7 @@ pub(super) fn node() -> Node {
         held: resources(),
         grant: resources(),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
+        labels_set: [("zone".to_owned(), "a".to_owned())].into(),
         instances: 2,
     }
 }
@@ -163,6 +165,7 @@ pub(super) fn cluster() -> Cluster {
         role: Role::Voter,
         status: NodeStatus::Ready,
         is_leader: true,
+        is_promoted: true,
     };
     Cluster {
         id: "0f".repeat(16),
