@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "v1/join.proto",
         "v1/peers.proto",
         "v1/images.proto",
+        "v1/backup.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");

@@ -5,6 +5,7 @@ const _: () = assert!(!control_plane::HAS_PLANTED_FAULTS, "planted faults are fo
 pub mod agent;
 pub mod api;
 pub mod auth;
+pub mod backup;
 pub mod bench;
 pub mod cli;
 pub mod clock;
@@ -20,6 +21,7 @@ pub mod leader;
 pub mod manifest;
 pub mod net;
 pub mod peering;
+mod pieces;
 pub mod raft;
 pub mod sandbox;
 pub mod telemetry;

@@ -134,6 +134,7 @@ impl Node {
             Command::DeployApp { .. }
             | Command::DeleteApp { .. }
             | Command::DeleteFunction { .. }
+            | Command::Restore(_)
             | Command::Scale { .. } => self.tell(Who::Nobody, || format!("the operator is refused: {rejection}")),
             Command::FailRevision { .. }
             | Command::Invite { .. }
@@ -159,6 +160,7 @@ impl Node {
                 }
             }
             Command::DeleteApp { app } => self.tell(Who::Nobody, || format!("app {app} is deleted")),
+            Command::Restore(_) => self.tell(Who::Nobody, || "a backup is restored".to_owned()),
             Command::DeleteFunction { function } => self.tell(Who::Nobody, || format!("{function} is deleted")),
             Command::Promote { revision } => self.check_promoted(before, revision),
             Command::FailRevision { revision, reason } => self.check_failed(before, revision, reason),

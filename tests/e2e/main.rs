@@ -1,6 +1,7 @@
 //! End-to-end tests: real daemons, real containers, real clients, on the real kernel.
 #![expect(clippy::print_stdout, reason = "a test runner speaks on standard output")]
 
+mod backup;
 mod bench;
 mod cluster;
 mod deploy;
@@ -29,6 +30,7 @@ fn main() {
     let is_root = tests::is_root();
     let racks = [cluster::TESTS, network::TESTS, power::TESTS].concat();
     let others = [
+        backup::TESTS,
         bench::TESTS,
         deploy::TESTS,
         errors::TESTS,

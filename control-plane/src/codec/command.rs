@@ -8,7 +8,7 @@ use super::model::{
     decode_scaling, encode_ending, encode_function, encode_instance, encode_node, encode_purpose, encode_resources,
     encode_revision_id, encode_scaling,
 };
-use super::{DecodeError, function_name};
+use super::{DecodeError, definitions, function_name};
 use crate::model::{AppName, Digest, Epoch, NodeId, Timestamp};
 use crate::state::{Command, Place};
 
@@ -102,6 +102,7 @@ pub(super) fn encode(command: &Command) -> v1::Command {
                 })
                 .collect(),
         }),
+        Command::Restore(restored) => Kind::Restore(definitions::encode(restored)),
         Command::Unplace { instances } => {
             Kind::Unplace(v1::Unplace { instances: instances.iter().copied().map(encode_instance).collect() })
         }
@@ -165,6 +166,7 @@ pub(super) fn decode(command: v1::Command) -> Result<Command, DecodeError> {
                 .map(|released| Ok((decode_instance(released.instance)?, decode_ending(released.ending)?)))
                 .collect::<Result<_, DecodeError>>()?,
         },
+        Kind::Restore(restored) => Command::Restore(Box::new(definitions::decode(restored)?)),
         Kind::Unplace(unplace) => Command::Unplace {
             instances: unplace
                 .instances

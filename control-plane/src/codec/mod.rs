@@ -1,6 +1,7 @@
 //! Between the wire and the model: parsed once at the border into values that cannot be wrong, or refused.
 
 mod command;
+mod definitions;
 mod model;
 mod reply;
 mod report;
@@ -10,7 +11,7 @@ use prost::Message;
 use proto::v1;
 
 use crate::model::{Epoch, FunctionName, NodeId, Timestamp};
-use crate::state::{Command, Rejection, Reply, State, Ticket};
+use crate::state::{Command, Definitions, Rejection, Reply, State, Ticket};
 use crate::supervisor::ReportEvent;
 
 /// Why bytes are no command or no snapshot.
@@ -109,6 +110,16 @@ pub fn encode_state(state: &State) -> Vec<u8> {
 /// Reads a whole state.
 pub fn decode_state(bytes: &[u8]) -> Result<State, DecodeError> {
     snapshot::decode(v1::Snapshot::decode(bytes).map_err(DecodeError::Malformed)?)
+}
+
+/// Returns the bytes of what users have defined; equal definitions have equal bytes.
+pub fn encode_definitions(definitions: &Definitions) -> Vec<u8> {
+    definitions::encode(definitions).encode_to_vec()
+}
+
+/// Reads what users have defined.
+pub fn decode_definitions(bytes: &[u8]) -> Result<Definitions, DecodeError> {
+    definitions::decode(v1::Definitions::decode(bytes).map_err(DecodeError::Malformed)?)
 }
 
 fn function_name(text: &str) -> Result<FunctionName, DecodeError> {

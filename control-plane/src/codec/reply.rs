@@ -143,6 +143,8 @@ pub(super) fn encode_rejection(rejection: &Rejection) -> v1::Rejection {
         Rejection::NoSession { node, number } => {
             Wire::NoSession(rejection::NoSession { node: node.0, number: *number })
         }
+        Rejection::NotFresh => Wire::NotFresh(true),
+        Rejection::Unsound(violation) => Wire::Unsound(violation.clone()),
         Rejection::Limit { what, limit } => Wire::Limit(rejection::Limit { what: what.clone(), limit: *limit as u64 }),
     };
     v1::Rejection { rejection: Some(rejection) }
@@ -192,6 +194,8 @@ pub(super) fn decode_rejection(rejection: v1::Rejection) -> Result<Rejection, De
         Wire::NodeRemoved(node) => Rejection::NodeRemoved(NodeId(node)),
         Wire::LastNode(node) => Rejection::LastNode(NodeId(node)),
         Wire::NoSession(over) => Rejection::NoSession { node: NodeId(over.node), number: over.number },
+        Wire::NotFresh(_) => Rejection::NotFresh,
+        Wire::Unsound(violation) => Rejection::Unsound(violation),
         Wire::Limit(limit) => Rejection::Limit {
             what: limit.what,
             limit: usize::try_from(limit.limit).map_err(|error| DecodeError::invalid("limit", error))?,

@@ -3,59 +3,27 @@
 use std::collections::BTreeMap;
 
 use proto::v1::snapshot::answer::Answer;
-use proto::v1::snapshot::revision::Status;
 use proto::v1::{Snapshot, snapshot};
 
-use super::command::{app_name, decode_hash, decode_invitation, encode_invitation};
+use super::command::{decode_hash, decode_invitation, encode_invitation};
+use super::definitions::{
+    decode_apps, decode_deleted, decode_functions, encode_apps, encode_deleted, encode_functions,
+};
 use super::model::{
-    decode_instance, decode_node, decode_purpose, decode_resources, decode_revision, decode_revision_id,
-    decode_scaling, decode_triggers, encode_instance, encode_node, encode_purpose, encode_resources, encode_revision,
-    encode_revision_id, encode_scaling, encode_triggers,
+    decode_instance, decode_node, decode_purpose, decode_resources, decode_revision_id, encode_instance, encode_node,
+    encode_purpose, encode_resources, encode_revision_id,
 };
-use super::{DecodeError, function_name, reply};
-use crate::model::{Epoch, Node, NodeId, RevisionNumber, Timestamp};
-use crate::planted::planted;
-use crate::state::{
-    Admitted, App, Deleted, Function, Invitation, Placement, Rejection, Reply, Revision, RevisionStatus, Session,
-    State, violations,
-};
+use super::{DecodeError, reply};
+use crate::model::{Epoch, Node, NodeId, Timestamp};
+use crate::state::{Admitted, Invitation, Placement, Rejection, Reply, Session, State, violations};
 
 pub(super) fn encode(state: &State) -> Snapshot {
     Snapshot {
         index: state.index,
         placed_last: state.placed_last,
-        apps: state
-            .apps
-            .iter()
-            .map(|(name, app)| snapshot::App {
-                name: name.to_string(),
-                index: app.index,
-                deployed_at_ms: app.deployed_at.as_millis(),
-            })
-            .collect(),
-        functions: state
-            .functions
-            .iter()
-            .map(|(name, function)| snapshot::Function {
-                name: name.to_string(),
-                app: function.app.to_string(),
-                index: function.index,
-                scaling: Some(encode_scaling(&function.scaling)),
-                triggers: encode_triggers(&function.triggers),
-                revisions: function.revisions.iter().map(encode_numbered).collect(),
-                live: function.live.map(|number| number.0),
-                candidate: function.candidate.filter(|_| !planted!(SnapshotForgets)).map(|number| number.0),
-            })
-            .collect(),
-        deleted: state
-            .deleted
-            .iter()
-            .map(|(name, deleted)| snapshot::Deleted {
-                name: name.to_string(),
-                newest: deleted.newest.0,
-                index: deleted.index,
-            })
-            .collect(),
+        apps: encode_apps(&state.apps),
+        functions: encode_functions(&state.functions),
+        deleted: encode_deleted(&state.deleted),
         nodes: state
             .nodes
             .iter()
@@ -123,53 +91,15 @@ fn decode_session(session: snapshot::Session) -> Result<(NodeId, Session), Decod
     Ok((NodeId(session.node), Session { epoch: Epoch(session.epoch), oldest: session.oldest, answers }))
 }
 
-fn encode_numbered((number, revision): (&RevisionNumber, &Revision)) -> snapshot::Revision {
-    let status = match &revision.status {
-        RevisionStatus::Pending => Status::Pending(true),
-        RevisionStatus::Proved => Status::Proved(true),
-        RevisionStatus::Failed(reason) => Status::Failed(reason.clone()),
-    };
-    snapshot::Revision {
-        number: number.0,
-        spec: Some(encode_revision(&revision.spec)),
-        created_at_ms: revision.created_at.as_millis(),
-        status: Some(status),
-    }
-}
-
 pub(super) fn decode(snapshot: Snapshot) -> Result<State, DecodeError> {
-    let mut state = State { index: snapshot.index, placed_last: snapshot.placed_last, ..State::default() };
-    for app in snapshot.apps {
-        let deployed_at = Timestamp::from_millis(app.deployed_at_ms);
-        state.apps.insert(app_name(&app.name)?, App { index: app.index, deployed_at });
-    }
-    for function in snapshot.functions {
-        let mut revisions = BTreeMap::new();
-        for revision in function.revisions {
-            let status = match revision.status.ok_or(DecodeError::Missing("status"))? {
-                Status::Pending(_) => RevisionStatus::Pending,
-                Status::Proved(_) => RevisionStatus::Proved,
-                Status::Failed(reason) => RevisionStatus::Failed(reason),
-            };
-            let created_at = Timestamp::from_millis(revision.created_at_ms);
-            let decoded = Revision { spec: decode_revision(revision.spec)?, created_at, status };
-            revisions.insert(RevisionNumber(revision.number), decoded);
-        }
-        let decoded = Function {
-            app: app_name(&function.app)?,
-            index: function.index,
-            scaling: decode_scaling(function.scaling)?,
-            triggers: decode_triggers(function.triggers)?,
-            revisions,
-            live: function.live.map(RevisionNumber),
-            candidate: function.candidate.map(RevisionNumber),
-        };
-        state.functions.insert(function_name(&function.name)?, decoded);
-    }
-    for deleted in snapshot.deleted {
-        let decoded = Deleted { newest: RevisionNumber(deleted.newest), index: deleted.index };
-        state.deleted.insert(function_name(&deleted.name)?, decoded);
-    }
+    let mut state = State {
+        index: snapshot.index,
+        placed_last: snapshot.placed_last,
+        apps: decode_apps(snapshot.apps)?,
+        functions: decode_functions(snapshot.functions)?,
+        deleted: decode_deleted(snapshot.deleted)?,
+        ..State::default()
+    };
     for node in snapshot.nodes {
         let decoded = Node {
             spec: decode_node(node.spec)?,

@@ -11,7 +11,7 @@ use crate::model::{
     MilliCpu, Network, NodeId, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime,
     Scaling, Spread, Trigger,
 };
-use crate::state::{AppliedFunction, Change, NotInvited, PLACE_MAX, Place, violations};
+use crate::state::{AppliedFunction, Change, Definitions, NotInvited, PLACE_MAX, Place, violations};
 
 fn resources() -> impl Strategy<Value = Resources> {
     (0..3_u32, 0..3_u64, 0..3_u64, 0..3_u32).prop_map(|(cpu, memory, disk, pids)| Resources {
@@ -146,7 +146,25 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (node(), epoch(), prop::collection::vec((instance(), ending()), 0..4))
             .prop_map(|(node, epoch, instances)| Command::Release { node, epoch, instances }),
         1 => prop::collection::vec(instance(), 0..4).prop_map(|instances| Command::Unplace { instances }),
+        1 => definitions().prop_map(|definitions| Command::Restore(Box::new(definitions))),
     ]
+}
+
+/// What some deployments lead to, or nearly: an index may be too low.
+fn definitions() -> impl Strategy<Value = Definitions> {
+    let app = prop::sample::select(vec!["one", "two"]).prop_map(|name| name.parse().expect("the name is valid"));
+    (prop::collection::vec((app, prop::collection::vec(spec(), 0..3)), 0..4), any::<bool>()).prop_map(
+        |(deployments, is_early)| {
+            let mut state = State::default();
+            for (app, functions) in deployments {
+                let deploy = Command::DeployApp { app, functions, check_index: None };
+                // One that is refused changes nothing.
+                let _ = state.apply(Timestamp::from_millis(3), deploy);
+            }
+            let definitions = state.definitions();
+            if is_early { Definitions { index: definitions.index / 2, ..definitions } } else { definitions }
+        },
+    )
 }
 
 fn ends_session(command: &Command) -> bool {
@@ -190,6 +208,8 @@ fn rare_answers_read_back_as_they_were_written() {
         Err(Rejection::InstanceExists(instance)),
         Err(Rejection::ForeignInstance { node: NodeId(1), instance }),
         Err(Rejection::NoSession { node: NodeId(1), number: 7 }),
+        Err(Rejection::NotFresh),
+        Err(Rejection::Unsound("a has no revision".to_owned())),
         Err(Rejection::Limit { what: "functions".to_owned(), limit: 7 }),
     ] {
         assert_eq!(decode_answer(encode_answer(&answer)), Ok(answer));

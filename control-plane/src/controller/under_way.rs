@@ -90,6 +90,7 @@ fn subject(command: &Command) -> Option<Subject> {
         | Command::DeleteApp { .. }
         | Command::DeleteFunction { .. }
         | Command::Scale { .. }
+        | Command::Restore(_)
         | Command::Invite { .. }
         | Command::Admit { .. }
         | Command::RemoveNode { .. }

@@ -24,6 +24,9 @@ pub fn violations(state: &State) -> Vec<String> {
         if !state.apps.contains_key(&function.app) {
             found.push(format!("{name} belongs to app {}, which does not exist", function.app));
         }
+        if function.index > state.index {
+            found.push(format!("{name} has index {}, the state {}", function.index, state.index));
+        }
         if function.revisions.is_empty() {
             found.push(format!("{name} has no revision"));
         }

@@ -1,5 +1,6 @@
 //! What may be proposed to the cluster, and what it answers.
 
+use super::Definitions;
 use crate::model::{
     AppName, Digest, Ending, Epoch, FunctionName, FunctionSpec, InstanceId, NodeId, NodeSpec, Purpose, Resources,
     RevisionId, RevisionNumber, Scaling, Timestamp,
@@ -146,6 +147,8 @@ pub enum Command {
         /// The instances; unknown ones are passed over.
         instances: Vec<InstanceId>,
     },
+    /// Brings what a backup keeps into a cluster where nothing was ever deployed.
+    Restore(Box<Definitions>),
 }
 
 /// What applying a command brought about.
@@ -326,6 +329,12 @@ pub enum Rejection {
         /// Which of its proposals.
         number: u64,
     },
+    /// Something was deployed before: what is restored would mix with it.
+    #[error("something was deployed here before")]
+    NotFresh,
+    /// What is to be restored contradicts itself.
+    #[error("the definitions contradict themselves: {0}")]
+    Unsound(String),
     /// A limit of the state is reached.
     #[error("{what}: the most is {limit}")]
     Limit {

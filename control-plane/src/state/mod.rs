@@ -5,6 +5,7 @@
 
 mod check;
 mod command;
+mod definitions;
 mod function;
 mod instance;
 mod member;
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use check::violations;
 pub use command::{AppliedFunction, Change, Command, NotInvited, PLACE_MAX, Place, Rejection, Reply};
+pub use definitions::Definitions;
 pub use function::{DELETED_MAX, FUNCTIONS_MAX, REVISIONS_KEPT};
 pub use member::{ADMITTED_LIFE, ADMITTED_MAX, Admitted, INVITATIONS_MAX, Invitation};
 pub use session::{ANSWERS_MAX, Session, Ticket};
@@ -151,6 +153,7 @@ impl State {
             Command::Adopt { node, epoch, instances } => self.adopt(at, node, epoch, &instances),
             Command::Release { node, epoch, instances } => self.release(node, epoch, &instances),
             Command::Unplace { instances } => self.unplace(&instances),
+            Command::Restore(definitions) => self.restore(*definitions),
         }?;
         debug_assert_eq!(violations(self), Vec::<String>::new(), "a command left the state inconsistent");
         Ok(reply)

@@ -93,6 +93,9 @@ impl From<Rejection> for Refusal {
             Rejection::NotProved(revision) => Self::new(ErrorCode::Conflict, told)
                 .hint(format!("`hearth versions {}` lists those that have", revision.function)),
             Rejection::Limit { .. } => Self::new(ErrorCode::LimitReached, told),
+            Rejection::NotFresh => Self::new(ErrorCode::Conflict, told)
+                .hint("a backup is restored where nothing was ever deployed: found a new cluster with an empty data directory"),
+            Rejection::Unsound(_) => Self::bad_request(told),
             Rejection::LastNode(_) => Self::new(ErrorCode::Conflict, told),
             Rejection::NodeRemoved(_) => {
                 Self::new(ErrorCode::Conflict, told).hint("empty its data directory and let it join anew")

@@ -93,7 +93,7 @@ pub(super) async fn scale(
     let name: FunctionName = segment(&function)?;
     let request: json::ScaleRequest = body::parse(&read(body, BODY_MAX_BYTES).await?)?;
     // What is not named stays as somebody may just have set it elsewhere.
-    api.platform.catch_up().await.map_err(|reason| Refusal::new(ErrorCode::Unavailable, reason))?;
+    api.catch_up().await?;
     let current = api.platform.read(|state| state.functions.get(&name).map(|function| function.scaling));
     let current = body::write_scaling(&current.ok_or_else(|| missing(&api, &name))?);
     let wanted = json::Scaling {

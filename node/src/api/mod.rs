@@ -17,6 +17,7 @@ pub mod platform;
 mod request;
 mod routes;
 mod server;
+mod snapshot;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ pub use platform::{
 };
 pub use request::{BODY_MAX_BYTES, BODY_PIECE_WAIT_MAX, DEPLOY_BODY_MAX_BYTES};
 pub use server::{CONNECTIONS_MAX, ServeError, Server};
+pub use snapshot::summary;
 
 /// The description of the API in OpenAPI 3.1; a test holds it equal to the routes and the bodies.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -91,6 +93,14 @@ impl Api {
                 Err(Refusal::new(ErrorCode::Internal, format!("a change was answered with {reply:?}")))
             }
         }
+    }
+
+    /// Waits until what is read next holds all that was acknowledged before.
+    async fn catch_up(&self) -> Result<(), Refusal> {
+        self.platform.catch_up().await.map_err(|reason| {
+            Refusal::new(ErrorCode::Unavailable, format!("the cluster cannot say what holds: {reason}"))
+                .hint("`hearth cluster status` tells who is there")
+        })
     }
 
     /// Remembers that something was done here.

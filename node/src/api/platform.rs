@@ -12,6 +12,7 @@ use proto::json;
 use tokio::sync::{mpsc, watch};
 
 use crate::auth::ClusterId;
+use crate::image::ImageFile;
 use crate::raft::Members;
 
 /// The node behind the API.
@@ -73,6 +74,12 @@ pub trait Platform: Send + Sync + 'static {
 
     /// Deletes images that no revision runs and no name leads to.
     fn sweep_images(&self) -> BoxFuture<'_, Result<json::GcReport, json::ErrorBody>>;
+
+    /// Returns the files of an image, which is fetched from peers if it is not here; none if nobody has it.
+    fn image_files(&self, image: Digest) -> BoxFuture<'_, Option<Vec<ImageFile>>>;
+
+    /// Brings an image into the store out of an OCI layout in a folder; its tag there is its digest.
+    fn take_image(&self, layout: PathBuf, image: Digest) -> BoxFuture<'_, Result<(), json::ErrorBody>>;
 
     /// Calls a function with an event; ends within the deadline of the invocation.
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, Invoked>;

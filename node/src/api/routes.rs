@@ -10,7 +10,7 @@ use axum::routing::{MethodFilter, MethodRouter};
 use proto::json::ErrorCode;
 
 use super::error::Refusal;
-use super::{Api, app, cluster, function, image, log, node};
+use super::{Api, app, cluster, function, image, log, node, snapshot};
 use crate::auth::{Denial, Door};
 
 /// One path with one method.
@@ -64,6 +64,8 @@ pub(super) const ROUTES: &[Route] = routes! {
     POST "/v1/images/import" "Imports an OCI layout from a tar of it: a stream of ImageEvent" image::import;
     POST "/v1/images/capture" "Makes a base image of what the machine has: a stream of ImageEvent" image::capture;
     POST "/v1/images/gc" "Deletes images that nothing refers to" image::gc;
+    GET "/v1/snapshot" "Returns a backup of what users have defined" snapshot::save;
+    PUT "/v1/snapshot" "Restores a backup into a cluster where nothing was ever deployed" snapshot::restore;
     GET "/v1/events" "Lists what happened lately, oldest first" node::events;
     GET "/metrics" "Returns what is counted, for Prometheus" node::metrics;
     GET "/healthz" "Answers while the process can" node::health;
@@ -102,8 +104,8 @@ async fn enter(State((api, door)): State<(Api, Door)>, mut request: Request, nex
         return next.run(request).await;
     }
     let is_stale = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == STALE));
-    if !is_stale && let Err(reason) = api.platform.catch_up().await {
-        return Refusal::new(ErrorCode::Unavailable, format!("the cluster cannot say what holds: {reason}"))
+    if !is_stale && let Err(refusal) = api.catch_up().await {
+        return refusal
             .hint("`hearth cluster status` tells who is there; ?stale=1 answers with what this node knows")
             .into_response();
     }

@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use base64::Engine;
-use bytes::Bytes;
 use hyper::Request;
 use proto::json::{self, DeployEvent, ImageEvent};
 use tokio::sync::mpsc;
@@ -14,12 +13,7 @@ use super::client::{Client, document_body, streamed};
 use super::failure::Failure;
 use super::{image, output};
 use crate::manifest::{Function, Manifest, ManifestError};
-
-/// Bytes of a source that are on their way at once.
-const PIECE_BYTES: usize = 64 << 10;
-
-/// Pieces that may wait.
-pub(super) const PIECES_MAX: usize = 8;
+use crate::pieces::{PIECES_MAX, Pieces};
 
 /// Reads a manifest or tells what is wrong with it.
 pub(super) fn load(path: &Path) -> Result<Manifest, Failure> {
@@ -234,34 +228,4 @@ pub(super) fn pack(source: Option<&Path>, skipped: &[&str], out: Pieces) -> io::
         Some(path) => tar.append_path_with_name(path, path.file_name().unwrap_or_default())?,
     }
     tar.into_inner()?.flush()
-}
-
-/// A writer whose bytes are sent in pieces.
-pub(super) struct Pieces {
-    pieces: mpsc::Sender<io::Result<Bytes>>,
-    buffer: Vec<u8>,
-}
-
-impl Pieces {
-    pub(super) fn new(pieces: mpsc::Sender<io::Result<Bytes>>) -> Self {
-        Self { pieces, buffer: Vec::with_capacity(PIECE_BYTES) }
-    }
-}
-
-impl Write for Pieces {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= PIECE_BYTES {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let piece = std::mem::take(&mut self.buffer).into();
-        self.pieces.blocking_send(Ok(piece)).map_err(|_| io::Error::other("the node takes no more of the source"))
-    }
 }

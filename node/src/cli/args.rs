@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::args_bench::{Bench, BenchVoter};
-use super::args_cluster::{Cluster, Node, Token};
+use super::args_cluster::{Cluster, Node, Snapshot, Token};
 use super::args_sim::Sim;
 
 #[derive(Debug, Parser)]
@@ -122,6 +122,9 @@ pub(super) enum Command {
     /// Make tokens that let machines join.
     #[command(subcommand)]
     Token(Token),
+    /// Keep what is defined in a file, and bring it back.
+    #[command(subcommand)]
+    Snapshot(Snapshot),
     /// Look after images.
     #[command(subcommand)]
     Image(Image),

@@ -1,5 +1,6 @@
 //! What the commands about the cluster take.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -52,6 +53,44 @@ pub(super) enum Node {
     Undrain {
         /// The id or name of the node.
         node: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Snapshot {
+    /// Write a backup of what is defined: apps, functions, revisions, scaling, routes.
+    #[command(
+        before_help = "Examples:\n  hearth snapshot save backup.hearth\n  hearth snapshot save backup.hearth --images"
+    )]
+    Save {
+        /// The file; one that is there is replaced once the new one is whole.
+        file: PathBuf,
+        /// Take the images along that revisions run.
+        #[arg(long)]
+        images: bool,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Tell what a backup holds, and whether it is whole; needs no node.
+    #[command(
+        before_help = "Examples:\n  hearth snapshot inspect backup.hearth\n  hearth snapshot inspect backup.hearth -o json"
+    )]
+    Inspect {
+        /// The file.
+        file: PathBuf,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Bring a backup into a cluster where nothing was ever deployed.
+    #[command(before_help = "Examples:\n  hearth snapshot restore backup.hearth")]
+    Restore {
+        /// The file.
+        file: PathBuf,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
 }
 

@@ -173,7 +173,7 @@ pub(super) async fn collect(response: Response<Incoming>) -> Result<Bytes, Failu
     Ok(response.into_body().collect().await.map_err(|error| Failure::of(&error))?.to_bytes())
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(bytes).map_err(|error| Failure::new(format!("the node's answer makes no sense: {error}")))
 }
 

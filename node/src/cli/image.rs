@@ -8,12 +8,13 @@ use proto::json::{self, ImageEvent};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::apply::{PIECES_MAX, Pieces, pack};
+use super::apply::pack;
 use super::args::{Image, Target};
 use super::client::{Body, Client, document_body, streamed};
 use super::failure::Failure;
 use super::output;
 use crate::image::{Reference, ReferenceError};
+use crate::pieces::{PIECES_MAX, Pieces};
 
 /// How files of layouts end.
 const ARCHIVES: [&str; 5] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".oci"];

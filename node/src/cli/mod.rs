@@ -20,6 +20,7 @@ mod output;
 mod reference;
 mod run;
 mod sim;
+mod snapshot;
 
 use std::process::ExitCode;
 
@@ -86,6 +87,7 @@ async fn execute(arguments: Arguments) -> Result<(), Failure> {
         Command::Cluster(command) => cluster::cluster(&target, command).await,
         Command::Node(command) => cluster::node(&target, command).await,
         Command::Token(command) => cluster::token(&target, command).await,
+        Command::Snapshot(command) => snapshot::snapshot(&target, command).await,
         Command::Image(image) => image::image(&target, image).await,
         Command::Sim(command) => sim::sim(command),
         Command::Bench(arguments) => bench::bench(arguments).await,

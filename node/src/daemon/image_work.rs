@@ -13,7 +13,7 @@ use super::image_failure;
 use crate::agent::SandboxTools;
 use crate::api::{Build, ImageResult, Import, StoredImage, Upload};
 use crate::image::{
-    self, BuildRequest, Built, Capture, ImageSummary, PullProgress, PullStep, Reference, ReferenceError, Store,
+    self, BuildRequest, Built, Capture, ImageFile, ImagePeers, ImageSummary, PullProgress, PullStep, Reference, ReferenceError, Store,
     UnpackLimits,
 };
 
@@ -111,6 +111,29 @@ pub(super) fn list(images: &Store, revisions: &[(String, Digest)]) -> Vec<json::
 pub(super) async fn sweep(images: &Store, live: BTreeSet<Digest>) -> Result<json::GcReport, ErrorBody> {
     let report = images.sweep(live).await.map_err(|error| image_failure::of_sweep(&error))?;
     Ok(json::GcReport { images: report.images, blobs: report.blobs, freed_bytes: report.freed_bytes })
+}
+
+/// Returns the files of an image, which is fetched from peers if it is not here, or not whole.
+pub(super) async fn files(images: &Store, peers: &dyn ImagePeers, image: Digest) -> Option<Vec<ImageFile>> {
+    let look = |store: Store| tokio::task::spawn_blocking(move || store.files(&image));
+    if let Ok(Ok(files)) = look(images.clone()).await {
+        return Some(files);
+    }
+    if let Err(error) = images.fetch(&image, peers, Arc::new(|_| ())).await {
+        tracing::debug!(%image, %error, "an image is nowhere");
+        return None;
+    }
+    look(images.clone()).await.ok()?.ok()
+}
+
+/// Brings an image into the store out of an OCI layout in which its digest is its tag.
+pub(super) async fn take(images: &Store, layout: PathBuf, image: Digest) -> Result<(), ErrorBody> {
+    let taken = images.import(&layout, Some(&image.to_string()), None, Arc::new(|_| ())).await;
+    let built = taken.map_err(|error| image_failure::of_pull(&error))?;
+    if built.image == image {
+        return Ok(());
+    }
+    Err(ErrorBody::new(ErrorCode::VerificationFailed, format!("{image} is an index and no image")))
 }
 
 /// Passes on how far a pull is.

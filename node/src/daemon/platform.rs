@@ -20,7 +20,7 @@ use crate::api::{
 };
 use crate::cluster::Cluster;
 use crate::gateway::{CallFailure, CallOutcome, Gateway};
-use crate::image::Store;
+use crate::image::{ImageFile, Store};
 use crate::raft::{self, MembersError, Raft};
 use crate::telemetry::Metrics;
 
@@ -179,6 +179,14 @@ impl Platform for Local {
             revisions.map(|revision| revision.spec.image).collect()
         });
         image_work::sweep(&self.images, live).boxed()
+    }
+
+    fn image_files(&self, image: Digest) -> BoxFuture<'_, Option<Vec<ImageFile>>> {
+        image_work::files(&self.images, &self.cluster, image).boxed()
+    }
+
+    fn take_image(&self, layout: PathBuf, image: Digest) -> BoxFuture<'_, Result<(), ErrorBody>> {
+        image_work::take(&self.images, layout, image).boxed()
     }
 
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, Invoked> {

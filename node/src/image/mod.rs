@@ -132,6 +132,17 @@ pub struct ImageSummary {
     pub layers: Vec<String>,
 }
 
+/// A blob of an image, as a file that a sweep may delete once no revision runs the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageFile {
+    /// What it is known by.
+    pub digest: Digest,
+    /// Its size, in bytes.
+    pub size_bytes: u64,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
 /// What a sweep deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SweepReport {
@@ -210,6 +221,17 @@ impl Store {
                 Some(ImageSummary { digest, names: names.collect(), size_bytes, layers })
             })
             .collect()
+    }
+
+    /// Returns the files that an image is made of.
+    pub fn files(&self, image: &Digest) -> io::Result<Vec<ImageFile>> {
+        let mut digests: BTreeSet<Digest> = self.parts(image)?.into_iter().collect();
+        digests.insert(*image);
+        let file = |digest: Digest| {
+            let path = self.0.blobs.path(&digest);
+            Ok(ImageFile { digest, size_bytes: path.metadata()?.len(), path })
+        };
+        digests.into_iter().map(file).collect()
     }
 
     /// Returns what all blobs take, in bytes; every one is looked at.

@@ -30,6 +30,7 @@ impl EventLog {
             EventKind::Deployed
             | EventKind::Promoted
             | EventKind::Scaled
+            | EventKind::Restored
             | EventKind::InstanceReady
             | EventKind::InstanceStopped
             | EventKind::NodeStarted

@@ -34,6 +34,8 @@ pub enum EventKind {
     Promoted,
     /// A revision was given up.
     RevisionFailed,
+    /// A backup was restored.
+    Restored,
     /// How a function scales was changed.
     Scaled,
     /// An instance became ready.

@@ -20,6 +20,7 @@ mod image;
 mod instance;
 mod log;
 mod node;
+mod snapshot;
 
 pub use app::{
     App, AppliedFunction, Change, DeployEvent, DeployRequest, FieldDiff, FunctionDiff, Plan, PlanRequest, RevisionRef,
@@ -35,6 +36,7 @@ pub use image::{BuildRequest, CaptureRequest, GcReport, Image, ImageEvent, PullR
 pub use instance::{Instance, InstancePhase, Purpose};
 pub use log::{LogLine, LogStream};
 pub use node::{Done, Node, Readiness, Version};
+pub use snapshot::{MissingImage, Restored, Snapshot, SnapshotImage};
 
 /// The media type of streams: one JSON value per line.
 pub const NDJSON: &str = "application/x-ndjson";

@@ -1,5 +1,7 @@
 //! A node that is nothing but the replicated state.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use futures_util::future::{BoxFuture, ready};
 
 use super::super::platform::*;
 use super::{Arc, Command, ErrorBody, ErrorCode, Rejection, Reply, json, mpsc, samples, watch};
+use crate::image::ImageFile;
 use crate::raft::Members;
 
 pub(super) struct Fake {
@@ -20,6 +23,12 @@ pub(super) struct Fake {
     /// What builds got: the request and the upload.
     pub(super) built: Mutex<Vec<(json::BuildRequest, Vec<u8>)>>,
     pub(super) unready: Mutex<Vec<String>>,
+    /// What images are made of.
+    pub(super) files: Mutex<BTreeMap<Digest, Vec<ImageFile>>>,
+    /// The image that is not in the store beside [`absent`].
+    pub(super) lost: Mutex<Option<Digest>>,
+    /// Images that were taken in, with the bytes of their manifests.
+    pub(super) taken: Mutex<Vec<(Digest, Vec<u8>)>>,
     /// Why it cannot know what was acknowledged elsewhere.
     pub(super) behind: Mutex<Option<&'static str>>,
     /// Commands are answered with this instead of being applied.
@@ -33,6 +42,9 @@ impl Fake {
             applied: watch::Sender::new(0),
             built: Mutex::default(),
             unready: Mutex::default(),
+            files: Mutex::default(),
+            lost: Mutex::default(),
+            taken: Mutex::default(),
             behind: Mutex::default(),
             refuse: Mutex::default(),
         };
@@ -157,11 +169,24 @@ impl Platform for Fake {
     }
 
     fn has_image(&self, image: Digest) -> BoxFuture<'_, bool> {
-        ready(image != absent()).boxed()
+        ready(image != absent() && Some(image) != *self.lost.lock().unwrap()).boxed()
     }
 
     fn sweep_images(&self) -> BoxFuture<'_, Result<json::GcReport, ErrorBody>> {
         ready(Ok(json::GcReport::default())).boxed()
+    }
+
+    fn image_files(&self, image: Digest) -> BoxFuture<'_, Option<Vec<ImageFile>>> {
+        ready(self.files.lock().unwrap().get(&image).cloned()).boxed()
+    }
+
+    fn take_image(&self, layout: PathBuf, image: Digest) -> BoxFuture<'_, Result<(), ErrorBody>> {
+        let index: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
+        assert_eq!(index["manifests"][0]["digest"], image.to_string());
+        let manifest = std::fs::read(layout.join("blobs/sha256").join(image.hex())).unwrap();
+        self.taken.lock().unwrap().push((image, manifest));
+        ready(Ok(())).boxed()
     }
 
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, Invoked> {

@@ -7,6 +7,7 @@ mod fake;
 mod openapi;
 mod operate;
 mod samples;
+mod snapshot;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -42,6 +42,8 @@ const BODIES: &[(&str, &str, &[&str], &str, &str)] = &[
     ("POST", "/v1/images/import", &["tag", "name"], "tar", "lines ImageEvent"),
     ("POST", "/v1/images/capture", &[], "CaptureRequest", "lines ImageEvent"),
     ("POST", "/v1/images/gc", &[], "", "GcReport"),
+    ("GET", "/v1/snapshot", &["images"], "", "bytes"),
+    ("PUT", "/v1/snapshot", &[], "bytes", "Restored"),
     ("GET", "/v1/events", &[], "", "[Event]"),
     ("GET", "/metrics", &[], "", "text"),
     ("GET", "/healthz", &[], "", "text"),
@@ -172,6 +174,7 @@ fn schemas() -> BTreeMap<&'static str, Value> {
         EventKind::Deployed,
         EventKind::Promoted,
         EventKind::RevisionFailed,
+        EventKind::Restored,
         EventKind::Scaled,
         EventKind::InstanceReady,
         EventKind::InstanceStopped,
@@ -239,6 +242,9 @@ fn schemas() -> BTreeMap<&'static str, Value> {
     s.add("LogLine", samples::log_line());
     s.add("Event", samples::event());
     s.add("Done", Done { index: 4 });
+    let missing = MissingImage { image: format!("sha256:{}", "0a".repeat(32)), used_by: vec!["resize@3".into()] };
+    s.add("MissingImage", missing.clone());
+    s.add("Restored", Restored { index: 4, apps: 1, functions: 2, revisions: 3, missing: vec![missing] });
     s.add("Version", samples::version());
     s.add("Readiness", Readiness { ready: false, reasons: vec!["the log is being replayed".into()] });
     s.made
@@ -258,6 +264,7 @@ fn content(body: &str, known: &BTreeMap<&str, Value>) -> Value {
     match body {
         "any" => json!({"application/json": {}}),
         "text" => json!({"text/plain": {}}),
+        "bytes" => json!({"application/octet-stream": {}}),
         "tar" => json!({"application/x-tar": {}}),
         name => json!({"application/json": {"schema": refer(name)}}),
     }
@@ -284,7 +291,7 @@ fn document() -> Value {
         for name in *parameters {
             let schema = match *name {
                 "request" => json!({"type": "string"}),
-                "detach" | "follow" => json!({"type": "integer", "enum": [0, 1]}),
+                "detach" | "follow" | "images" => json!({"type": "integer", "enum": [0, 1]}),
                 "limit" => json!({"type": "integer", "minimum": 0, "maximum": crate::api::LINES_MAX}),
                 _ => json!({"type": "integer", "minimum": 0}),
             };

@@ -1,0 +1,211 @@
+//! Backups: what users have defined, out of a cluster and into a new one.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::Uri;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use control_plane::codec;
+use control_plane::model::{Digest, RevisionId};
+use control_plane::state::{Command, Definitions, Rejection};
+use futures_util::stream;
+use proto::json::{self, ErrorBody, ErrorCode, EventKind};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::error::Refusal;
+use super::request::{parameters, upload};
+use super::{Api, Upload};
+use crate::backup::{self, Backup, Counts, DEFINITIONS_MAX_BYTES, Header, ImageNote, ReadError, Writer};
+use crate::image::ImageFile;
+use crate::pieces::{PIECES_MAX, Pieces};
+
+/// How large a backup may be that is restored, with all its images.
+const BACKUP_MAX_BYTES: u64 = 256 << 30;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct SaveParameters {
+    images: u8,
+}
+
+pub(super) async fn save(State(api): State<Api>, uri: Uri) -> Result<Response, Refusal> {
+    let SaveParameters { images } = parameters(&uri)?;
+    api.catch_up().await?;
+    let (definitions, nodes) = api.platform.read(|state| (state.definitions(), state.nodes.len()));
+    if codec::encode_definitions(&definitions).len() as u64 > DEFINITIONS_MAX_BYTES {
+        let told = format!("what is defined takes more than {DEFINITIONS_MAX_BYTES} bytes: it could not be restored");
+        return Err(Refusal::new(ErrorCode::LimitReached, told).hint("delete functions that nobody needs"));
+    }
+    let sizes: BTreeMap<String, u64> =
+        api.platform.images().await?.into_iter().map(|image| (image.digest, image.size_bytes)).collect();
+    let (mut notes, mut files) = (BTreeMap::new(), BTreeMap::new());
+    for image in backup::images_of(&definitions).into_keys() {
+        let found = if images == 0 { None } else { api.platform.image_files(image).await };
+        let size_bytes = match &found {
+            Some(found) => Some(found.iter().map(|file| file.size_bytes).sum()),
+            None => sizes.get(&image.to_string()).copied(),
+        };
+        notes.insert(image, ImageNote { size_bytes, is_included: found.is_some() });
+        // Images share layers.
+        files.extend(found.into_iter().flatten().map(|file| (file.digest, file)));
+    }
+    let header = Header {
+        created_at: api.clock.now(),
+        cluster: api.platform.standing().cluster.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        index: definitions.index,
+        counts: Counts::of(&definitions),
+        nodes: u32::try_from(nodes).unwrap_or(u32::MAX),
+        images: notes,
+    };
+    let (pieces, body) = mpsc::channel(PIECES_MAX);
+    tokio::task::spawn_blocking(move || {
+        let broken = pieces.clone();
+        if let Err(error) = write(Pieces::new(pieces), &header, &definitions, files.into_values()) {
+            tracing::warn!(%error, "a backup broke off");
+            // Whoever reads it sees that it broke off, if they still read.
+            let _ = broken.blocking_send(Err(error));
+        }
+    });
+    let body = Body::from_stream(stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) }));
+    Ok(([(CONTENT_TYPE, "application/octet-stream")], body).into_response())
+}
+
+fn write(
+    out: impl Write,
+    header: &Header,
+    definitions: &Definitions,
+    files: impl Iterator<Item = ImageFile>,
+) -> io::Result<()> {
+    let mut writer = Writer::begin(out, header, definitions)?;
+    for file in files {
+        writer.blob(&file.digest, file.size_bytes, File::open(&file.path)?)?;
+    }
+    writer.finish().map(drop)
+}
+
+pub(super) async fn restore(State(api): State<Api>, body: Body) -> Result<Json<json::Restored>, Refusal> {
+    let file = upload(body, BACKUP_MAX_BYTES, &api.uploads).await?;
+    api.catch_up().await?;
+    if api.platform.read(|state| !state.is_fresh()) {
+        return Err(Rejection::NotFresh.into());
+    }
+    let folder = tempfile::tempdir_in(&*api.uploads).map_err(|error| failed(&error))?;
+    let layout = folder.path().to_path_buf();
+    let Backup { header, definitions, .. } = read(file, &layout).await?;
+    for (image, _) in header.images.iter().filter(|(_, note)| note.is_included) {
+        api.platform.take_image(layout.clone(), *image).await?;
+    }
+    let images = backup::images_of(&definitions);
+    let index = api.change(Command::Restore(Box::new(definitions))).await?;
+    let Counts { apps, functions, revisions } = header.counts;
+    let told = format!("{functions} functions were restored from a backup of cluster {}", header.cluster);
+    api.tell(EventKind::Restored, None, told);
+    let mut missing = Vec::new();
+    for (image, revisions) in images {
+        if !api.platform.has_image(image).await {
+            missing.push(json::MissingImage { image: image.to_string(), used_by: names(&revisions) });
+        }
+    }
+    Ok(Json(json::Restored { index, apps, functions, revisions, missing }))
+}
+
+/// Reads an upload whole; its blobs are an OCI layout in `folder` afterwards.
+async fn read(file: Upload, folder: &Path) -> Result<Backup, Refusal> {
+    let folder = folder.to_path_buf();
+    let reading = move || {
+        fs::create_dir_all(folder.join("blobs/sha256"))?;
+        let mut sizes = BTreeMap::new();
+        let mut take = |digest: &Digest, content: &mut dyn Read| {
+            let size = io::copy(content, &mut File::create(folder.join("blobs/sha256").join(digest.hex()))?)?;
+            sizes.insert(*digest, size);
+            Ok(())
+        };
+        let read = backup::read(io::BufReader::new(File::open(file.path())?), &mut take);
+        if let Ok(backup) = &read {
+            describe(&folder, backup, &sizes)?;
+        }
+        Ok(read)
+    };
+    let joined = tokio::task::spawn_blocking(reading).await.map_err(io::Error::other);
+    let read: io::Result<Result<Backup, ReadError>> = joined.and_then(|result| result);
+    Ok(read.map_err(|error| failed(&error))??)
+}
+
+/// Writes what makes a folder of blobs an OCI layout: the tag of each image is its digest.
+fn describe(folder: &Path, backup: &Backup, sizes: &BTreeMap<Digest, u64>) -> io::Result<()> {
+    let included = backup.header.images.iter().filter(|(_, note)| note.is_included);
+    let manifests: Vec<serde_json::Value> = included
+        .map(|(image, _)| {
+            json!({
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "digest": image.to_string(),
+                "size": sizes.get(image).copied().unwrap_or(0),
+                "annotations": {"org.opencontainers.image.ref.name": image.to_string()},
+            })
+        })
+        .collect();
+    let index = json!({"schemaVersion": 2, "manifests": manifests});
+    fs::write(folder.join("index.json"), index.to_string())?;
+    fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#)
+}
+
+/// Returns what a backup says about itself.
+pub fn summary(backup: &Backup) -> json::Snapshot {
+    let users = backup::images_of(&backup.definitions);
+    let images = backup.header.images.iter().map(|(image, note)| json::SnapshotImage {
+        image: image.to_string(),
+        size_bytes: note.size_bytes,
+        included: note.is_included,
+        used_by: users.get(image).map(|revisions| names(revisions)).unwrap_or_default(),
+    });
+    let Header { created_at, cluster, version, index, counts, nodes, .. } = &backup.header;
+    json::Snapshot {
+        format: backup.format,
+        version: version.clone(),
+        cluster: cluster.clone(),
+        created_at_ms: created_at.as_millis(),
+        index: *index,
+        nodes: *nodes,
+        apps: counts.apps,
+        functions: counts.functions,
+        revisions: counts.revisions,
+        images: images.collect(),
+    }
+}
+
+fn names(revisions: &[RevisionId]) -> Vec<String> {
+    revisions.iter().map(ToString::to_string).collect()
+}
+
+fn failed(error: &io::Error) -> Refusal {
+    match error.kind() {
+        io::ErrorKind::StorageFull => Refusal::new(ErrorCode::DiskFull, "the disk has no room for the backup")
+            .hint("make room there: `hearth image gc`, `hearth delete`"),
+        _ => Refusal::new(ErrorCode::Internal, format!("the backup cannot be kept: {error}")),
+    }
+}
+
+impl From<ReadError> for Refusal {
+    fn from(error: ReadError) -> Self {
+        if let ReadError::Io(source) = &error {
+            return failed(source);
+        }
+        let code = match &error {
+            ReadError::CutOff | ReadError::Damaged(_) => ErrorCode::VerificationFailed,
+            ReadError::Foreign | ReadError::Newer { .. } | ReadError::Decode(_) | ReadError::Io(_) => {
+                ErrorCode::BadRequest
+            }
+        };
+        let hint = error.hint().map(str::to_owned);
+        Self(ErrorBody { error: crate::error_chain::text(&error), hint, code })
+    }
+}
