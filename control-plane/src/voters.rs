@@ -2,6 +2,9 @@
 //!
 //! The number follows Raft's arithmetic: an even voter adds a way to fail and no failure that is survived. So there are 1, 3 or
 //! 5 voters, spread over zones, and a cluster of two nodes has one.
+//!
+//! An operator may want a node to vote: it takes the place of one that nobody wants, or that was wanted earlier. That is a
+//! preference and no order: the number stays what it is, the leader keeps its vote, and whoever is dead votes no more.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +29,8 @@ pub struct Voice {
     pub known: Option<Known>,
     /// Whether it was declared dead.
     pub is_dead: bool,
+    /// When an operator wanted it to vote, as an index of the state: the higher, the later.
+    pub promoted_at: Option<u64>,
     /// Where it stands, as its label `zone` says; empty where it has none.
     pub zone: String,
 }
@@ -100,22 +105,31 @@ impl Voters {
         let reachable = odd(kept.len() + spare.len() + lost.len()).min(most);
         // Fewer vote only where nodes have left, never because some are dead: that would lower what a majority is.
         while kept.len() + lost.len() > reachable.max(1) {
-            // Whoever is lost goes first, then whoever shares its zone with most, then the highest id.
+            // Whoever is lost goes first.
             if lost.pop().is_none() {
-                let zones = zones(&kept, nodes);
-                let others = kept.iter().filter(|node| **node != leader);
-                let last = others.max_by_key(|node| (sharing(&zones, node, nodes), **node)).copied()?;
-                kept.remove(&last);
+                kept.remove(&first_to_go(leader, &kept, nodes)?);
             }
         }
         while kept.len() < reachable && !spare.is_empty() {
-            let next = newcomer(&zones(&kept, nodes), &spare, nodes).or_else(|| spare.first().copied())?;
+            let next = wanted(&spare, nodes)
+                .or_else(|| newcomer(&zones(&kept, nodes), &spare, nodes))
+                .or_else(|| spare.first().copied())?;
             spare.remove(&next);
+            kept.insert(next);
+        }
+        // Whoever is wanted takes the place of one that is wanted less.
+        while let Some(next) = wanted(&spare, nodes)
+            && let Some(last) = first_to_go(leader, &kept, nodes)
+            && promoted_at(&last, nodes) < promoted_at(&next, nodes)
+        {
+            spare.remove(&next);
+            kept.remove(&last);
             kept.insert(next);
         }
         // Zones may have come since: whoever shares one makes room for a node in a zone where nobody votes.
         let counts = zones(&kept, nodes);
-        let doubled = kept.iter().filter(|node| **node != leader && sharing(&counts, node, nodes) > 1);
+        let is_free = |node: &&NodeId| **node != leader && promoted_at(node, nodes).is_none();
+        let doubled = kept.iter().filter(|node| is_free(node) && sharing(&counts, node, nodes) > 1);
         if let Some(doubled) = doubled.max().copied()
             && let Some(next) = newcomer(&counts, &spare, nodes)
         {
@@ -172,6 +186,23 @@ fn sharing(counts: &BTreeMap<&str, usize>, node: &NodeId, nodes: &BTreeMap<NodeI
     nodes.get(node).and_then(|voice| counts.get(voice.zone.as_str()).copied()).unwrap_or(0)
 }
 
+fn promoted_at(node: &NodeId, nodes: &BTreeMap<NodeId, Voice>) -> Option<u64> {
+    nodes.get(node).and_then(|voice| voice.promoted_at)
+}
+
+/// Returns the node that was wanted to vote last.
+fn wanted(spare: &BTreeSet<NodeId>, nodes: &BTreeMap<NodeId, Voice>) -> Option<NodeId> {
+    let wanted = spare.iter().filter_map(|node| Some((promoted_at(node, nodes)?, *node)));
+    wanted.max().map(|(_, node)| node)
+}
+
+/// Returns who gives its vote up first: whoever is wanted least, then whoever shares its zone with most, then the highest id.
+fn first_to_go(leader: NodeId, kept: &BTreeSet<NodeId>, nodes: &BTreeMap<NodeId, Voice>) -> Option<NodeId> {
+    let zones = zones(kept, nodes);
+    let others = kept.iter().copied().filter(|node| *node != leader);
+    others.max_by_key(|node| (Reverse(promoted_at(node, nodes)), sharing(&zones, node, nodes), *node))
+}
+
 /// Returns the first node that may vote and stands in a zone where nobody does.
 fn newcomer(
     counts: &BTreeMap<&str, usize>,
@@ -222,7 +253,7 @@ mod tests {
     fn voice(node: u32) -> Voice {
         let address = format!("10.0.0.{node}:8100");
         let known = Some(Known { address: address.clone(), is_voter: false, is_caught_up: true });
-        Voice { address, is_member: true, known, is_dead: false, zone: String::new() }
+        Voice { address, is_member: true, known, is_dead: false, promoted_at: None, zone: String::new() }
     }
 
     fn cluster(nodes: u32) -> BTreeMap<NodeId, Voice> {
@@ -340,6 +371,55 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_wanted_votes_and_the_number_stays_what_it_is() {
+        let mut voters = Voters::default();
+        let mut nodes = cluster(5);
+        for (node, zone) in [(1, "a"), (2, "b"), (3, "c"), (4, "c"), (5, "c")] {
+            nodes.get_mut(&NodeId(node)).unwrap().zone = zone.to_owned();
+        }
+        settle(&mut voters, at(0), &mut nodes);
+        assert_eq!(voting(&nodes), [1, 2, 3]);
+        nodes.get_mut(&NodeId(4)).unwrap().promoted_at = Some(10);
+        settle(&mut voters, at(0), &mut nodes);
+        assert_eq!(voting(&nodes), [1, 2, 4], "it takes the place of one that shares its zone");
+        nodes.get_mut(&NodeId(5)).unwrap().promoted_at = Some(11);
+        settle(&mut voters, at(0), &mut nodes);
+        assert_eq!(voting(&nodes), [1, 4, 5], "whom an operator wants counts before zones");
+        nodes.get_mut(&NodeId(3)).unwrap().promoted_at = Some(12);
+        settle(&mut voters, at(0), &mut nodes);
+        assert_eq!(voting(&nodes), [1, 3, 5], "whoever was wanted first gives way, the leader never");
+
+        nodes.get_mut(&NodeId(5)).unwrap().is_dead = true;
+        settle(&mut voters, at(0), &mut nodes);
+        settle(&mut voters, at(60), &mut nodes);
+        assert_eq!(voting(&nodes), [1, 3, 4]);
+        nodes.get_mut(&NodeId(5)).unwrap().is_dead = false;
+        settle(&mut voters, at(70), &mut nodes);
+        assert_eq!(voting(&nodes), [1, 3, 5], "it is still wanted when it comes back");
+        for gone in [2, 4] {
+            nodes.get_mut(&NodeId(gone)).unwrap().is_member = false;
+        }
+        nodes.get_mut(&NodeId(3)).unwrap().is_member = false;
+        settle(&mut voters, at(70), &mut nodes);
+        assert_eq!(voting(&nodes), [1], "of two, one votes, whatever is wanted");
+    }
+
+    #[test]
+    fn whoever_is_wanted_and_behind_waits_for_the_log() {
+        let mut nodes = cluster(4);
+        let mut voters = Voters::default();
+        settle(&mut voters, at(0), &mut nodes);
+        let late = nodes.get_mut(&NodeId(4)).unwrap();
+        late.promoted_at = Some(10);
+        late.known.as_mut().unwrap().is_caught_up = false;
+        settle(&mut voters, at(0), &mut nodes);
+        assert_eq!(voting(&nodes), [1, 2, 3]);
+        nodes.get_mut(&NodeId(4)).unwrap().known.as_mut().unwrap().is_caught_up = true;
+        settle(&mut voters, at(0), &mut nodes);
+        assert_eq!(voting(&nodes), [1, 2, 4]);
+    }
+
+    #[test]
     fn whoever_lives_and_stays_and_has_most_leads_next() {
         let candidate =
             |node: u32, reached: u64| Candidate { node: NodeId(node), reached, is_dead: false, is_draining: false };
@@ -383,18 +463,19 @@ mod tests {
 
     fn any_voice(node: u32) -> impl Strategy<Value = Voice> {
         let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-        (flags, prop::sample::select(vec!["", "a", "b"])).prop_map(move |((member, dead, known, voter, up), zone)| {
-            Voice {
-                is_member: member || node == LEADER.0,
-                is_dead: dead && node != LEADER.0,
-                zone: zone.to_owned(),
-                known: (known || node == LEADER.0).then(|| Known {
-                    address: format!("10.0.0.{node}:8100"),
-                    is_voter: voter || node == LEADER.0,
-                    is_caught_up: up,
-                }),
-                ..voice(node)
-            }
+        let promoted_at = prop::option::of(0..5_u64);
+        let parts = (flags, promoted_at, prop::sample::select(vec!["", "a", "b"]));
+        parts.prop_map(move |((member, dead, known, voter, up), promoted_at, zone)| Voice {
+            is_member: member || node == LEADER.0,
+            is_dead: dead && node != LEADER.0,
+            promoted_at,
+            zone: zone.to_owned(),
+            known: (known || node == LEADER.0).then(|| Known {
+                address: format!("10.0.0.{node}:8100"),
+                is_voter: voter || node == LEADER.0,
+                is_caught_up: up,
+            }),
+            ..voice(node)
         })
     }
 
@@ -421,8 +502,15 @@ mod tests {
                 can_vote(voice) && !after.contains(&node.0) && !taken.contains(voice.zone.as_str())
             };
             let shares = |node: &&u32| after.iter().filter(|other| zone(**other) == zone(**node)).count() > 1;
-            let is_spread = !nodes.iter().any(is_left_out) || !after.iter().any(|node| *node != LEADER.0 && shares(&node));
+            let is_free = |node: u32| node != LEADER.0 && nodes[&NodeId(node)].promoted_at.is_none();
+            let is_spread =
+                !nodes.iter().any(is_left_out) || !after.iter().any(|node| is_free(*node) && shares(&node));
             prop_assert!(is_spread, "{:?} of {:?}", after, nodes);
+            let wants = |node: &u32| nodes[&NodeId(*node)].promoted_at;
+            let least = after.iter().filter(|node| **node != LEADER.0).map(wants).min();
+            let passed_over = nodes.iter().filter(|(node, voice)| can_vote(voice) && !after.contains(&node.0));
+            let most_wanted = passed_over.filter_map(|(_, voice)| voice.promoted_at).max();
+            prop_assert!(least.is_none_or(|least| most_wanted <= least), "{:?} of {:?}", after, nodes);
             if nobody_leaves {
                 let most = if nodes.len() >= FIVE_FROM { 5 } else { 3 };
                 prop_assert!(after.len() / 2 >= before.len().min(most).saturating_sub(1) / 2, "{:?} after {:?}", after, before);

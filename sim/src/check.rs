@@ -142,6 +142,8 @@ impl Node {
             | Command::RemoveNode { .. }
             | Command::DeclareDead { .. }
             | Command::Drain { .. }
+            | Command::Label { .. }
+            | Command::PreferVoter { .. }
             | Command::RegisterNode { .. }
             | Command::Grant { .. }
             | Command::Place(_)
@@ -176,7 +178,9 @@ impl Node {
             | Command::Admit { .. }
             | Command::RemoveNode { .. }
             | Command::DeclareDead { .. }
-            | Command::Drain { .. } => {}
+            | Command::Drain { .. }
+            | Command::Label { .. }
+            | Command::PreferVoter { .. } => {}
             Command::Unplace { instances } => {
                 let is_minimum = |instance: &InstanceId| {
                     before.placements.get(instance).is_some_and(|placement| {

@@ -70,6 +70,10 @@ pub(super) fn encode(command: &Command) -> v1::Command {
         Command::RemoveNode { node } => Kind::RemoveNode(node.0),
         Command::DeclareDead { node, epoch } => Kind::DeclareDead(v1::DeclareDead { node: node.0, epoch: epoch.0 }),
         Command::Drain { node, is_draining } => Kind::Drain(v1::Drain { node: node.0, is_draining: *is_draining }),
+        Command::Label { node, set, unset } => {
+            Kind::Label(v1::Label { node: node.0, set: set.clone(), unset: unset.iter().cloned().collect() })
+        }
+        Command::PreferVoter { node } => Kind::PreferVoter(node.0),
         Command::RegisterNode { node, spec } => {
             Kind::RegisterNode(v1::RegisterNode { node: node.0, spec: Some(encode_node(spec)) })
         }
@@ -136,6 +140,10 @@ pub(super) fn decode(command: v1::Command) -> Result<Command, DecodeError> {
         Kind::RemoveNode(node) => Command::RemoveNode { node: NodeId(node) },
         Kind::DeclareDead(dead) => Command::DeclareDead { node: NodeId(dead.node), epoch: Epoch(dead.epoch) },
         Kind::Drain(drain) => Command::Drain { node: NodeId(drain.node), is_draining: drain.is_draining },
+        Kind::Label(label) => {
+            Command::Label { node: NodeId(label.node), set: label.set, unset: label.unset.into_iter().collect() }
+        }
+        Kind::PreferVoter(node) => Command::PreferVoter { node: NodeId(node) },
         Kind::RegisterNode(register) => {
             Command::RegisterNode { node: NodeId(register.node), spec: decode_node(register.spec)? }
         }

@@ -143,6 +143,13 @@ pub(super) fn encode_rejection(rejection: &Rejection) -> v1::Rejection {
         Rejection::NoSession { node, number } => {
             Wire::NoSession(rejection::NoSession { node: node.0, number: *number })
         }
+        Rejection::NodeDead(node) => Wire::NodeDead(node.0),
+        Rejection::NodeDraining(node) => Wire::NodeDraining(node.0),
+        Rejection::OneVoter { nodes } => Wire::OneVoter(*nodes),
+        Rejection::BadLabel(reason) => Wire::BadLabel(reason.clone()),
+        Rejection::LabelNotSet { node, key } => {
+            Wire::LabelNotSet(rejection::LabelNotSet { node: node.0, key: key.clone() })
+        }
         Rejection::NotFresh => Wire::NotFresh(true),
         Rejection::Unsound(violation) => Wire::Unsound(violation.clone()),
         Rejection::Limit { what, limit } => Wire::Limit(rejection::Limit { what: what.clone(), limit: *limit as u64 }),
@@ -194,6 +201,11 @@ pub(super) fn decode_rejection(rejection: v1::Rejection) -> Result<Rejection, De
         Wire::NodeRemoved(node) => Rejection::NodeRemoved(NodeId(node)),
         Wire::LastNode(node) => Rejection::LastNode(NodeId(node)),
         Wire::NoSession(over) => Rejection::NoSession { node: NodeId(over.node), number: over.number },
+        Wire::NodeDead(node) => Rejection::NodeDead(NodeId(node)),
+        Wire::NodeDraining(node) => Rejection::NodeDraining(NodeId(node)),
+        Wire::OneVoter(nodes) => Rejection::OneVoter { nodes },
+        Wire::BadLabel(reason) => Rejection::BadLabel(reason),
+        Wire::LabelNotSet(label) => Rejection::LabelNotSet { node: NodeId(label.node), key: label.key },
         Wire::NotFresh(_) => Rejection::NotFresh,
         Wire::Unsound(violation) => Rejection::Unsound(violation),
         Wire::Limit(limit) => Rejection::Limit {

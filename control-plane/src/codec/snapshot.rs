@@ -34,6 +34,8 @@ pub(super) fn encode(state: &State) -> Snapshot {
                 grant: Some(encode_resources(&node.grant)),
                 is_draining: node.is_draining,
                 is_dead: node.is_dead,
+                labels: node.labels_set().clone(),
+                promoted_at: node.promoted_at,
             })
             .collect(),
         admitted: state
@@ -101,13 +103,11 @@ pub(super) fn decode(snapshot: Snapshot) -> Result<State, DecodeError> {
         ..State::default()
     };
     for node in snapshot.nodes {
-        let decoded = Node {
-            spec: decode_node(node.spec)?,
-            epoch: Epoch(node.epoch),
-            grant: decode_resources(node.grant)?,
-            is_draining: node.is_draining,
-            is_dead: node.is_dead,
-        };
+        let mut decoded = Node::new(decode_node(node.spec)?, Epoch(node.epoch)).with_labels_set(node.labels);
+        decoded.grant = decode_resources(node.grant)?;
+        decoded.is_draining = node.is_draining;
+        decoded.is_dead = node.is_dead;
+        decoded.promoted_at = node.promoted_at;
         state.nodes.insert(NodeId(node.id), decoded);
     }
     for admitted in snapshot.admitted {

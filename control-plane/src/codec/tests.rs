@@ -83,6 +83,14 @@ fn constraints(image: u8) -> Constraints {
     Constraints::new(spread, require).expect("the limits are kept")
 }
 
+fn label_name() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["zone", "disk", "arch", ""]).prop_map(str::to_owned)
+}
+
+fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
+    prop::collection::btree_map(label_name(), prop::sample::select(vec!["a", "b"]).prop_map(str::to_owned), 0..2)
+}
+
 fn place() -> impl Strategy<Value = Place> {
     let purpose = prop::sample::select(vec![Purpose::Demand, Purpose::Verify, Purpose::Minimum]);
     (revision_id(), (0..3_u32).prop_map(NodeId), purpose).prop_map(|(revision, node, purpose)| Place {
@@ -136,6 +144,9 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         1 => node().prop_map(|node| Command::RemoveNode { node }),
         2 => (node(), epoch()).prop_map(|(node, epoch)| Command::DeclareDead { node, epoch }),
+        2 => (node(), labels(), prop::collection::btree_set(label_name(), 0..2))
+            .prop_map(|(node, set, unset)| Command::Label { node, set, unset }),
+        1 => node().prop_map(|node| Command::PreferVoter { node }),
         1 => (node(), any::<bool>()).prop_map(|(node, is_draining)| Command::Drain { node, is_draining }),
         3 => (node(), epoch(), resources())
             .prop_map(|(node, epoch, resources)| Command::Grant { node, epoch, resources }),
@@ -208,6 +219,11 @@ fn rare_answers_read_back_as_they_were_written() {
         Err(Rejection::InstanceExists(instance)),
         Err(Rejection::ForeignInstance { node: NodeId(1), instance }),
         Err(Rejection::NoSession { node: NodeId(1), number: 7 }),
+        Err(Rejection::NodeDead(NodeId(2))),
+        Err(Rejection::NodeDraining(NodeId(2))),
+        Err(Rejection::OneVoter { nodes: 2 }),
+        Err(Rejection::BadLabel("a label needs a name".to_owned())),
+        Err(Rejection::LabelNotSet { node: NodeId(2), key: "disk".to_owned() }),
         Err(Rejection::NotFresh),
         Err(Rejection::Unsound("a has no revision".to_owned())),
         Err(Rejection::Limit { what: "functions".to_owned(), limit: 7 }),

@@ -91,6 +91,8 @@ fn subject(command: &Command) -> Option<Subject> {
         | Command::DeleteFunction { .. }
         | Command::Scale { .. }
         | Command::Restore(_)
+        | Command::Label { .. }
+        | Command::PreferVoter { .. }
         | Command::Invite { .. }
         | Command::Admit { .. }
         | Command::RemoveNode { .. }

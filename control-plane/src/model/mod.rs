@@ -22,7 +22,7 @@ pub use function::{
 pub use id::{Epoch, IdError, InstanceId, InvocationId, NodeId, RevisionId, RevisionNumber};
 pub use instance::{Ending, InstanceFailure, Purpose};
 pub use name::{AppName, FunctionName, NAME_LENGTH_MAX, NameError};
-pub use node::{Node, NodeSpec};
+pub use node::{ARCH_LABEL, LABELS_SET_MAX, LabelError, Node, NodeSpec, check_labels, relabelled};
 pub use resources::{Bytes, MilliCpu, Resources};
 pub use time::Timestamp;
 pub use trigger::{HttpTrigger, Method, PathPattern, Trigger, TriggerError};

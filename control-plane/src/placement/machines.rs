@@ -72,7 +72,7 @@ impl<'a> Machines<'a> {
         }
         let mut zones: BTreeMap<Option<&str>, Vec<(NodeId, usize, &Node)>> = BTreeMap::new();
         for (rank, (id, node)) in eligible().enumerate() {
-            let zone = node.spec.labels.get(ZONE_LABEL).map(String::as_str);
+            let zone = node.labels().get(ZONE_LABEL).map(String::as_str);
             zones.entry(zone).or_default().push((*id, rank, node));
         }
         let order = zones.into_iter().flat_map(|(zone, nodes)| nodes.into_iter().map(move |node| (zone, node)));
@@ -106,7 +106,7 @@ impl<'a> Machines<'a> {
             let (capacity, held) = (&node.spec.capacity, held[rank]);
             let free = capacity.minus(&held);
             machines.ids.push(id);
-            machines.labels.push(&node.spec.labels);
+            machines.labels.push(node.labels());
             machines.cpu.push(free.cpu);
             machines.memory.push(free.memory);
             machines.disk.push(free.disk);

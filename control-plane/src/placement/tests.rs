@@ -81,7 +81,7 @@ fn by_definition(state: &State, weights: &Weights, ask: &Ask) -> Option<NodeId> 
     let function = &state.functions[&ask.revision.function];
     let spec = &state.revision(&ask.revision)?.spec;
     let is_spread = spec.placement.spread() == Spread::Zone;
-    let zone = |node: NodeId| state.nodes[&node].spec.labels.get(ZONE_LABEL);
+    let zone = |node: NodeId| state.nodes[&node].labels().get(ZONE_LABEL);
     let has = |is_there: &dyn Fn(NodeId) -> bool| {
         let alike = state.placements.values().filter(|placement| {
             placement.revision == ask.revision && placement.purpose == ask.purpose && is_there(placement.node)
@@ -91,7 +91,7 @@ fn by_definition(state: &State, weights: &Weights, ask: &Ask) -> Option<NodeId> 
     let usable: Vec<NodeId> = state
         .nodes
         .iter()
-        .filter(|(_, node)| spec.placement.missing(&node.spec.labels).is_none())
+        .filter(|(_, node)| spec.placement.missing(node.labels()).is_none())
         .map(|(id, _)| *id)
         .collect();
     let zone_load = |node: NodeId| has(&|other| zone(other) == zone(node));
@@ -213,12 +213,12 @@ proptest! {
             if placement.spread() != Spread::Zone {
                 continue;
             }
-            let usable = state.nodes.values().filter(|node| placement.missing(&node.spec.labels).is_none());
-            let zones: BTreeSet<_> = usable.map(|node| node.spec.labels.get(ZONE_LABEL)).collect();
+            let usable = state.nodes.values().filter(|node| placement.missing(node.labels()).is_none());
+            let zones: BTreeSet<_> = usable.map(|node| node.labels().get(ZONE_LABEL)).collect();
             let load = |zone: &Option<&String>| after.placements.values().filter(|placed| {
                 placed.revision.function == *id
                     && placed.purpose == Purpose::Minimum
-                    && state.nodes[&placed.node].spec.labels.get(ZONE_LABEL) == *zone
+                    && state.nodes[&placed.node].labels().get(ZONE_LABEL) == *zone
             }).count();
             let loads: Vec<usize> = zones.iter().map(load).collect();
             let skew = loads.iter().max().zip(loads.iter().min()).map_or(0, |(most, least)| most - least);

@@ -174,8 +174,8 @@ mod tests {
         for (id, grant, instances) in nodes {
             let node = NodeId(*id);
             let spec = NodeSpec { name: node.to_string(), capacity: memory(10_000), labels: BTreeMap::new() };
-            let grant = memory(*grant);
-            let known = Node { spec, epoch: Epoch(1), grant, is_draining: false, is_dead: false };
+            let mut known = Node::new(spec, Epoch(1));
+            known.grant = memory(*grant);
             state.nodes.insert(node, known);
             for _ in 0..*instances {
                 state.placed_last += 1;

@@ -1,5 +1,7 @@
 //! What may be proposed to the cluster, and what it answers.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::Definitions;
 use crate::model::{
     AppName, Digest, Ending, Epoch, FunctionName, FunctionSpec, InstanceId, NodeId, NodeSpec, Purpose, Resources,
@@ -99,6 +101,20 @@ pub enum Command {
         node: NodeId,
         /// Whether it is emptied.
         is_draining: bool,
+    },
+    /// Sets labels on a node and takes others back; they stand above what its agent says, whatever that is from now on.
+    Label {
+        /// The node.
+        node: NodeId,
+        /// Names with their values.
+        set: BTreeMap<String, String>,
+        /// Names of labels that were set before.
+        unset: BTreeSet<String>,
+    },
+    /// Wants a node to vote before all that were not wanted, or were wanted earlier.
+    PreferVoter {
+        /// The node.
+        node: NodeId,
     },
     /// A node's agent has started, or has come back after it was declared dead: its epoch goes up by one, its grant becomes zero
     /// until the leader sets one.
@@ -238,6 +254,29 @@ pub enum Rejection {
     /// The node is the only one.
     #[error("{0} is the only node of the cluster")]
     LastNode(NodeId),
+    /// The node is dead.
+    #[error("{0} is dead")]
+    NodeDead(NodeId),
+    /// The node is on its way out.
+    #[error("{0} is being emptied")]
+    NodeDraining(NodeId),
+    /// The cluster is too small for more than one voter.
+    #[error("a cluster of {nodes} has one voter: of two, neither could decide without the other")]
+    OneVoter {
+        /// How many nodes it has.
+        nodes: u32,
+    },
+    /// A label cannot be set.
+    #[error("{0}")]
+    BadLabel(String),
+    /// A label is to be taken back that nobody has set.
+    #[error("nobody has set label {key} on {node}")]
+    LabelNotSet {
+        /// The node.
+        node: NodeId,
+        /// The label's name.
+        key: String,
+    },
     /// The name is taken by another app.
     #[error("function {function} belongs to app {owner}")]
     ForeignFunction {

@@ -54,10 +54,9 @@ impl State {
 impl Definitions {
     /// Refuses what no sequence of commands leads to.
     fn check(&self) -> Result<(), Rejection> {
-        for (what, count, limit) in [
-            ("functions", self.functions.len(), FUNCTIONS_MAX),
-            ("deleted functions", self.deleted.len(), DELETED_MAX),
-        ] {
+        for (what, count, limit) in
+            [("functions", self.functions.len(), FUNCTIONS_MAX), ("deleted functions", self.deleted.len(), DELETED_MAX)]
+        {
             if count > limit {
                 return Err(Rejection::Limit { what: what.to_owned(), limit });
             }
@@ -104,7 +103,9 @@ mod tests {
             let scaling = Scaling::new(0, 1, Duration::from_secs(1)).expect("the limits are kept");
             let spec = FunctionSpec { name: name("f"), revision, scaling, triggers: Vec::new() };
             let app = "app".parse().expect("a name");
-            state.apply(at(2), Command::DeployApp { app, functions: vec![spec], check_index: None }).expect("it is fine");
+            state
+                .apply(at(2), Command::DeployApp { app, functions: vec![spec], check_index: None })
+                .expect("it is fine");
             let live = RevisionId { function: name("f"), number: RevisionNumber(1) };
             state.apply(at(3), Command::Promote { revision: live }).expect("it may be live");
         }

@@ -257,7 +257,9 @@ impl Function {
 }
 
 /// Returns the first two functions that claim the same requests.
-pub(super) fn check_routes<'a>(functions: impl Iterator<Item = (&'a FunctionName, &'a [Trigger])>) -> Result<(), Rejection> {
+pub(super) fn check_routes<'a>(
+    functions: impl Iterator<Item = (&'a FunctionName, &'a [Trigger])>,
+) -> Result<(), Rejection> {
     let mut owners: BTreeMap<(Option<&str>, &str, Method), &FunctionName> = BTreeMap::new();
     for (name, triggers) in functions {
         for Trigger::Http(http) in triggers {

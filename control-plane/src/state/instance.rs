@@ -45,7 +45,7 @@ impl State {
         let resources = spec.resources;
         let machine = self.nodes.get_mut(&node).ok_or(Rejection::NoNode(node))?;
         // It may have come back with other labels since this was planned.
-        if let Some((key, value)) = spec.placement.missing(&machine.spec.labels) {
+        if let Some((key, value)) = spec.placement.missing(machine.labels()) {
             return Err(Rejection::NoLabel { node, key: key.to_owned(), value: value.to_owned() });
         }
         let room = if machine.is_dead { Resources::default() } else { machine.spec.capacity.minus(held) };

@@ -145,6 +145,8 @@ impl State {
             Command::Admit { secret, request } => self.admit(at, secret, request),
             Command::RemoveNode { node } => self.remove_node(node),
             Command::DeclareDead { node, epoch } => self.declare_dead(node, epoch),
+            Command::Label { node, set, unset } => self.label(node, set, &unset),
+            Command::PreferVoter { node } => self.prefer_voter(node),
             Command::Drain { node, is_draining } => self.drain(node, is_draining),
             Command::RegisterNode { node, spec } => self.register_node(node, spec),
             Command::Grant { node, epoch, resources } => self.grant(node, epoch, resources),

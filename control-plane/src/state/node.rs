@@ -1,7 +1,9 @@
 //! What the commands about nodes do.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{Rejection, Reply, Session, State};
-use crate::model::{Epoch, Node, NodeId, NodeSpec, Resources};
+use crate::model::{Epoch, Node, NodeId, NodeSpec, Resources, check_labels, relabelled};
 use crate::planted::planted;
 
 impl State {
@@ -16,7 +18,6 @@ impl State {
         self.admitted.remove(&id);
         let known = self.nodes.get(&id);
         let epoch = Epoch(known.map_or(0, |node| node.epoch.0).saturating_add(1));
-        let is_draining = known.is_some_and(|node| node.is_draining);
         // What ran before may still run: its placements stay until the agent says which are lost.
         let held = self.held(id);
         let capacity = Resources {
@@ -25,8 +26,13 @@ impl State {
             disk: spec.capacity.disk.max(held.disk),
             pids: spec.capacity.pids.max(held.pids),
         };
-        let spec = NodeSpec { capacity, ..spec };
-        self.nodes.insert(id, Node { spec, epoch, grant: Resources::default(), is_draining, is_dead: false });
+        let mut node = Node::new(NodeSpec { capacity, ..spec }, epoch);
+        // What operators have said about it outlives its agent.
+        if let Some(known) = known {
+            (node.is_draining, node.promoted_at) = (known.is_draining, known.promoted_at);
+            node = node.with_labels_set(known.labels_set().clone());
+        }
+        self.nodes.insert(id, node);
         // Whatever it proposed before and was not applied yet never will be.
         self.sessions.insert(id, Session::new(epoch));
         self.index += 1;
@@ -63,6 +69,41 @@ impl State {
             return Ok(Reply::Done { index: self.index });
         }
         node.is_draining = is_draining;
+        Ok(self.done())
+    }
+
+    pub(super) fn label(
+        &mut self,
+        id: NodeId,
+        set: BTreeMap<String, String>,
+        unset: &BTreeSet<String>,
+    ) -> Result<Reply, Rejection> {
+        let node = self.nodes.get_mut(&id).ok_or(Rejection::NoNode(id))?;
+        check_labels(&set).map_err(|error| Rejection::BadLabel(error.to_string()))?;
+        let after = relabelled(node.labels_set(), set, unset);
+        let after = after.map_err(|key| Rejection::LabelNotSet { node: id, key })?;
+        check_labels(&after).map_err(|error| Rejection::BadLabel(error.to_string()))?;
+        if after == *node.labels_set() {
+            return Ok(Reply::Done { index: self.index });
+        }
+        *node = node.clone().with_labels_set(after);
+        Ok(self.done())
+    }
+
+    pub(super) fn prefer_voter(&mut self, id: NodeId) -> Result<Reply, Rejection> {
+        let members = self.nodes.len() + self.admitted.len();
+        let index = self.index + 1;
+        let node = self.nodes.get_mut(&id).ok_or(Rejection::NoNode(id))?;
+        if node.is_dead {
+            return Err(Rejection::NodeDead(id));
+        }
+        if node.is_draining {
+            return Err(Rejection::NodeDraining(id));
+        }
+        if members < 3 {
+            return Err(Rejection::OneVoter { nodes: u32::try_from(members).unwrap_or(u32::MAX) });
+        }
+        node.promoted_at = Some(index);
         Ok(self.done())
     }
 

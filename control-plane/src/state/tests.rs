@@ -1,4 +1,4 @@
-//! What the state promises about joining and leaving, as sentences.
+//! What the state promises about nodes that join, leave and are told what they are, and about scaling, as sentences.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -227,4 +227,79 @@ fn a_node_has_so_many_answers_kept_and_no_more() {
     assert!(matches!(propose(most, 0), Err(Rejection::Limit { limit: ANSWERS_MAX, .. })));
     assert!(propose(0, 0).is_ok(), "one that was answered is answered again");
     assert!(propose(most, 1).is_ok());
+}
+
+fn label(state: &mut State, node: u32, set: &[(&str, &str)], unset: &[&str]) -> Result<Reply, Rejection> {
+    let set = set.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let unset = unset.iter().map(|key| (*key).to_owned()).collect();
+    state.apply(at(1), Command::Label { node: NodeId(node), set, unset })
+}
+
+/// Registers a node whose configuration has one label.
+fn register_in(state: &mut State, node: u32, zone: &str) {
+    let labels = BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
+    let spec = NodeSpec { name: format!("node-{node}"), capacity: Resources::default(), labels };
+    state.apply(at(1), Command::RegisterNode { node: NodeId(node), spec }).unwrap();
+}
+
+#[test]
+fn labels_that_are_set_stand_above_what_the_agent_says_and_outlive_it() {
+    let mut state = State::default();
+    register_in(&mut state, 1, "a");
+    label(&mut state, 1, &[("zone", "b"), ("disk", "ssd")], &[]).unwrap();
+    let labels = |state: &State| {
+        let labels = state.nodes[&NodeId(1)].labels().iter();
+        labels.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(labels(&state), "disk=ssd zone=b");
+    let epoch = state.nodes[&NodeId(1)].epoch;
+    state.apply(at(2), Command::DeclareDead { node: NodeId(1), epoch }).unwrap();
+    register_in(&mut state, 1, "c");
+    assert_eq!(labels(&state), "disk=ssd zone=b", "whatever the agent says by then");
+    label(&mut state, 1, &[("disk", "hdd")], &["zone"]).unwrap();
+    assert_eq!(labels(&state), "disk=hdd zone=c");
+    let index = state.index;
+    assert_eq!(label(&mut state, 1, &[("disk", "hdd")], &[]), Ok(Reply::Done { index }), "nothing changes");
+    let missing = Rejection::LabelNotSet { node: NodeId(1), key: "zone".to_owned() };
+    assert_eq!(label(&mut state, 1, &[], &["disk", "zone"]), Err(missing));
+    assert_eq!(labels(&state), "disk=hdd zone=c", "all of it or nothing");
+    assert_eq!(label(&mut state, 2, &[("a", "b")], &[]), Err(Rejection::NoNode(NodeId(2))));
+}
+
+#[test]
+fn labels_keep_their_limits() {
+    let mut state = State::default();
+    register_in(&mut state, 1, "a");
+    let long = "x".repeat(64);
+    for bad in [("", "a"), ("arch", "a"), (long.as_str(), "a"), ("a", long.as_str()), ("a=b", "c"), ("a", "b\n")] {
+        assert!(matches!(label(&mut state, 1, &[bad], &[]), Err(Rejection::BadLabel(_))), "{bad:?}");
+    }
+    for number in 0..crate::model::LABELS_SET_MAX {
+        label(&mut state, 1, &[(&format!("l{number}"), "")], &[]).unwrap();
+    }
+    let told = label(&mut state, 1, &[("one-more", "")], &[]).unwrap_err().to_string();
+    assert_eq!(told, "65 labels would be set, the most is 64");
+}
+
+#[test]
+fn a_node_is_wanted_to_vote_unless_it_cannot_and_until_it_leaves() {
+    let mut state = State::default();
+    let prefer = |state: &mut State, node: u32| state.apply(at(1), Command::PreferVoter { node: NodeId(node) });
+    register(&mut state, 1).unwrap();
+    register(&mut state, 2).unwrap();
+    assert_eq!(prefer(&mut state, 2), Err(Rejection::OneVoter { nodes: 2 }));
+    register(&mut state, 3).unwrap();
+    prefer(&mut state, 2).unwrap();
+    prefer(&mut state, 3).unwrap();
+    let promoted = |state: &State, node: u32| state.nodes[&NodeId(node)].promoted_at;
+    assert!(promoted(&state, 2) < promoted(&state, 3), "whoever was wanted last comes first");
+    let before = promoted(&state, 3);
+    register(&mut state, 3).unwrap();
+    assert_eq!(promoted(&state, 3), before, "it outlives the agent");
+    state.apply(at(1), Command::Drain { node: NodeId(1), is_draining: true }).unwrap();
+    assert_eq!(prefer(&mut state, 1), Err(Rejection::NodeDraining(NodeId(1))));
+    let epoch = state.nodes[&NodeId(2)].epoch;
+    state.apply(at(1), Command::DeclareDead { node: NodeId(2), epoch }).unwrap();
+    assert_eq!(prefer(&mut state, 2), Err(Rejection::NodeDead(NodeId(2))));
+    assert_eq!(prefer(&mut state, 9), Err(Rejection::NoNode(NodeId(9))));
 }

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use control_plane::model::NodeId;
-use control_plane::state::{self, Command};
+use control_plane::state::{self, Command, Rejection};
 use proto::json::{self, ErrorCode};
 
 use super::error::Refusal;
@@ -30,11 +30,15 @@ pub(super) async fn get(State(api): State<Api>) -> Json<json::Cluster> {
         (None, None) => (String::new(), json::Role::Joining),
     };
     let mut listed: Vec<(NodeId, json::Member)> = api.platform.read(|state| {
-        let registered = state.nodes.iter().map(|(id, known)| (*id, known.spec.name.clone(), node::status(known)));
-        let joining = state.admitted.keys().map(|id| (*id, String::new(), json::NodeStatus::Joining));
-        let all = registered.chain(joining).map(|(id, name, status)| {
+        let registered = state
+            .nodes
+            .iter()
+            .map(|(id, known)| (*id, known.spec.name.clone(), node::status(known), known.promoted_at.is_some()));
+        let joining = state.admitted.keys().map(|id| (*id, String::new(), json::NodeStatus::Joining, false));
+        let all = registered.chain(joining).map(|(id, name, status, is_promoted)| {
             let (address, role) = place(id);
-            (id, json::Member { id: id.to_string(), name, address, role, status, is_leader: is_leader(id) })
+            let is_leader = is_leader(id);
+            (id, json::Member { id: id.to_string(), name, address, role, status, is_leader, is_promoted })
         });
         all.collect()
     });
@@ -81,6 +85,38 @@ pub(super) async fn drain(
     let request: json::DrainRequest = body::parse(&read(body, BODY_MAX_BYTES).await?)?;
     let node = find(&api, &node)?;
     let index = api.change(Command::Drain { node, is_draining: request.draining }).await?;
+    Ok(Json(json::Done { index }))
+}
+
+pub(super) async fn label(
+    State(api): State<Api>,
+    Path(node): Path<String>,
+    body: Body,
+) -> Result<Json<json::NodeLabels>, Refusal> {
+    let request: json::LabelRequest = body::parse(&read(body, BODY_MAX_BYTES).await?)?;
+    if let Some(both) = request.unset.iter().find(|key| request.set.contains_key(*key)) {
+        return Err(Refusal::bad_request(format!("label {both} is to be set and taken back at once")));
+    }
+    let id = find(&api, &node)?;
+    let unset = request.unset.into_iter().collect();
+    api.change(Command::Label { node: id, set: request.set, unset }).await?;
+    let labels = api.platform.read(|state| {
+        let node = state.nodes.get(&id)?;
+        let (labels, labels_set) = (node.labels().clone(), node.labels_set().clone());
+        Some(json::NodeLabels { id: id.to_string(), labels, labels_set })
+    });
+    // It may have been removed in the meantime.
+    labels.map(Json).ok_or_else(|| Rejection::NoNode(id).into())
+}
+
+pub(super) async fn promote(State(api): State<Api>, Path(node): Path<String>) -> Result<Json<json::Done>, Refusal> {
+    api.catch_up().await?;
+    let node = find(&api, &node)?;
+    if api.platform.standing().members.voters.contains_key(&node) {
+        return Err(Refusal::new(ErrorCode::Conflict, format!("{node} votes already"))
+            .hint("`hearth cluster members` tells who votes"));
+    }
+    let index = api.change(Command::PreferVoter { node }).await?;
     Ok(Json(json::Done { index }))
 }
 

@@ -93,6 +93,17 @@ impl From<Rejection> for Refusal {
             Rejection::NotProved(revision) => Self::new(ErrorCode::Conflict, told)
                 .hint(format!("`hearth versions {}` lists those that have", revision.function)),
             Rejection::Limit { .. } => Self::new(ErrorCode::LimitReached, told),
+            Rejection::NodeDead(_) => Self::new(ErrorCode::Conflict, told)
+                .hint("start its agent again, or take it out with `hearth cluster remove`"),
+            Rejection::NodeDraining(node) => {
+                Self::new(ErrorCode::Conflict, told).hint(format!("`hearth node undrain {node}` lets it stay"))
+            }
+            Rejection::OneVoter { .. } => {
+                Self::new(ErrorCode::Conflict, told).hint("a third node makes it a cluster that survives the loss of one")
+            }
+            Rejection::BadLabel(_) => Self::bad_request(told),
+            Rejection::LabelNotSet { .. } => Self::not_found(told)
+                .hint("what a node's own configuration says is changed there, or overridden with KEY=VALUE"),
             Rejection::NotFresh => Self::new(ErrorCode::Conflict, told)
                 .hint("a backup is restored where nothing was ever deployed: found a new cluster with an empty data directory"),
             Rejection::Unsound(_) => Self::bad_request(told),

@@ -33,7 +33,8 @@ pub(super) async fn nodes(State(api): State<Api>) -> Json<Vec<json::Node>> {
                     capacity: body::write_resources(&node.spec.capacity),
                     held: body::write_resources(&state.held(*id)),
                     grant: body::write_resources(&node.grant),
-                    labels: node.spec.labels.clone(),
+                    labels: node.labels().clone(),
+                    labels_set: node.labels_set().clone(),
                     instances: u32::try_from(instances).unwrap_or(u32::MAX),
                 }
             })

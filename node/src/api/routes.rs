@@ -56,6 +56,8 @@ pub(super) const ROUTES: &[Route] = routes! {
     GET "/v1/nodes" "Lists the nodes" node::nodes;
     DELETE "/v1/nodes/{node}" "Takes a node out of the cluster" cluster::remove;
     PUT "/v1/nodes/{node}/drain" "Empties a node, or lets it take work again" cluster::drain;
+    PUT "/v1/nodes/{node}/labels" "Sets labels on a node, or takes them back" cluster::label;
+    POST "/v1/nodes/{node}/promote" "Wants a node to vote" cluster::promote;
     GET "/v1/cluster" "Tells who belongs to the cluster, and who leads" cluster::get;
     POST "/v1/cluster/transfer-leader" "Lets another voter lead" cluster::transfer;
     POST "/v1/tokens" "Makes a join token" cluster::token;

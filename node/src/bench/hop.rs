@@ -235,10 +235,7 @@ fn state() -> State {
     state.functions.insert(revision().function, function);
     for node in [HOME, GUARDED, PLAIN] {
         let spec = NodeSpec { name: node.to_string(), capacity: resources, labels: BTreeMap::new() };
-        state.nodes.insert(
-            node,
-            Node { spec, epoch: Epoch(1), grant: Resources::default(), is_draining: false, is_dead: false },
-        );
+        state.nodes.insert(node, Node::new(spec, Epoch(1)));
     }
     let placement = Placement { revision: revision(), node: HOME, resources, purpose: Purpose::Demand, since: at };
     state.placements.insert(INSTANCE, placement);

@@ -116,7 +116,7 @@ pub(super) enum Command {
     /// Look after the cluster: who belongs to it, and who leads.
     #[command(subcommand)]
     Cluster(Cluster),
-    /// Empty nodes, or let them take work again.
+    /// Empty nodes, let them take work again, or say what they are.
     #[command(subcommand)]
     Node(Node),
     /// Make tokens that let machines join.

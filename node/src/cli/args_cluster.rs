@@ -32,6 +32,18 @@ pub(super) enum Cluster {
         #[arg(long, value_name = "NODE")]
         to: Option<String>,
     },
+    /// Let a node vote, in the place of one that nobody promoted, or that was promoted earlier.
+    #[command(before_help = "Examples:\n  hearth cluster promote node-4\n  hearth cluster promote host-4 -o json")]
+    Promote {
+        /// The id or name of the node.
+        node: String,
+        /// How long to wait until it votes; 0s only asks for it.
+        #[arg(long, value_parser = humantime::parse_duration, default_value = "30s")]
+        wait: Duration,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
     /// Take a node out of the cluster for ever.
     #[command(before_help = "Examples:\n  hearth cluster remove node-3")]
     Remove {
@@ -47,6 +59,20 @@ pub(super) enum Node {
     Drain {
         /// The id or name of the node.
         node: String,
+    },
+    /// Set labels on a node, or take them back with a dash behind the name.
+    #[command(
+        before_help = "Examples:\n  hearth node label node-3 disk=ssd rack=7\n  hearth node label node-3 disk- -o json"
+    )]
+    Label {
+        /// The id or name of the node.
+        node: String,
+        /// KEY=VALUE sets a label, KEY- takes back what was set; what the node's own configuration says holds then.
+        #[arg(required = true, value_name = "KEY=VALUE|KEY-", allow_hyphen_values = false)]
+        labels: Vec<String>,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
     /// Let a node take work again.
     #[command(before_help = "Examples:\n  hearth node undrain node-3")]

@@ -40,7 +40,9 @@ pub(super) async fn snapshot(target: &Target, command: Snapshot) -> Result<(), F
             output::document(output, &told(&restored)?)?;
             if !restored.missing.is_empty() {
                 output::say(&format!("{} images are missing: what runs them does not start", restored.missing.len()));
-                output::say("hint: `hearth apply` builds them again from their sources; `hearth snapshot save --images` keeps them");
+                output::say(
+                    "hint: `hearth apply` builds them again from their sources; `hearth snapshot save --images` keeps them",
+                );
             }
             Ok(())
         }

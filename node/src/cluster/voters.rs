@@ -72,12 +72,13 @@ fn look(cluster: &Cluster, raft: &Raft) -> BTreeMap<NodeId, Voice> {
             .collect();
         let voice = |node: NodeId| {
             let registered = state.nodes.get(&node);
-            let zone = registered.and_then(|known| known.spec.labels.get(ZONE_LABEL)).cloned().unwrap_or_default();
+            let zone = registered.and_then(|known| known.labels().get(ZONE_LABEL)).cloned().unwrap_or_default();
             Voice {
                 address: said.get(&node).cloned().unwrap_or_default(),
                 is_member: state.is_member(node),
                 known: known(node),
                 is_dead: registered.is_some_and(|known| known.is_dead),
+                promoted_at: registered.and_then(|known| known.promoted_at),
                 zone,
             }
         };

@@ -13,8 +13,8 @@ use super::image_failure;
 use crate::agent::SandboxTools;
 use crate::api::{Build, ImageResult, Import, StoredImage, Upload};
 use crate::image::{
-    self, BuildRequest, Built, Capture, ImageFile, ImagePeers, ImageSummary, PullProgress, PullStep, Reference, ReferenceError, Store,
-    UnpackLimits,
+    self, BuildRequest, Built, Capture, ImageFile, ImagePeers, ImageSummary, PullProgress, PullStep, Reference,
+    ReferenceError, Store, UnpackLimits,
 };
 
 /// Builds the image of a function from its upload.

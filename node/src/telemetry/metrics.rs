@@ -309,7 +309,8 @@ mod tests {
         metrics.instances(InstancePhase::Ready, 2);
         let mut state = State::default();
         let spec = NodeSpec { name: "a".to_owned(), capacity: Resources::default(), labels: BTreeMap::new() };
-        let node = Node { spec, epoch: Epoch(2), grant: Resources::default(), is_draining: true, is_dead: true };
+        let mut node = Node::new(spec, Epoch(2));
+        (node.is_draining, node.is_dead) = (true, true);
         state.nodes.insert(NodeId(1), node);
         metrics.cluster.set_state(&state);
         let members = Members { voters: BTreeMap::from([(NodeId(1), String::new())]), ..Members::default() };

@@ -1,5 +1,7 @@
 //! The cluster: who belongs to it, and what lets machines in.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The cluster as the node that answers knows it: `GET /v1/cluster`.
@@ -34,6 +36,8 @@ pub struct Member {
     pub status: NodeStatus,
     /// It leads the cluster.
     pub is_leader: bool,
+    /// An operator wants it to vote.
+    pub is_promoted: bool,
 }
 
 /// A node's part in deciding.
@@ -103,6 +107,27 @@ impl std::fmt::Debug for JoinToken {
 pub struct DrainRequest {
     /// Whether nothing is to run on it.
     pub draining: bool,
+}
+
+/// Sets labels on a node and takes others back: `PUT /v1/nodes/NODE/labels`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LabelRequest {
+    /// Names with their values; they stand above what the node's own configuration says.
+    pub set: BTreeMap<String, String>,
+    /// Names of labels that were set before.
+    pub unset: Vec<String>,
+}
+
+/// The labels of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeLabels {
+    /// Its id.
+    pub id: String,
+    /// All that hold.
+    pub labels: BTreeMap<String, String>,
+    /// Those of them that operators have set.
+    pub labels_set: BTreeMap<String, String>,
 }
 
 /// Lets another voter lead: `POST /v1/cluster/transfer-leader`.

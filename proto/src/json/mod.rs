@@ -25,7 +25,10 @@ mod snapshot;
 pub use app::{
     App, AppliedFunction, Change, DeployEvent, DeployRequest, FieldDiff, FunctionDiff, Plan, PlanRequest, RevisionRef,
 };
-pub use cluster::{Cluster, DrainRequest, JoinToken, Leader, Member, NodeStatus, Role, TokenRequest, TransferRequest};
+pub use cluster::{
+    Cluster, DrainRequest, JoinToken, LabelRequest, Leader, Member, NodeLabels, NodeStatus, Role, TokenRequest,
+    TransferRequest,
+};
 pub use error::{ErrorBody, ErrorCode};
 pub use event::{Event, EventKind};
 pub use function::{

@@ -27,6 +27,8 @@ pub struct Node {
     pub grant: Resources,
     /// Facts that placement may require.
     pub labels: BTreeMap<String, String>,
+    /// Those of them that operators have set: they stand above what the node's own configuration says.
+    pub labels_set: BTreeMap<String, String>,
     /// How many instances are placed on it.
     pub instances: u32,
 }

@@ -89,12 +89,8 @@ fn look(replicas: &Cluster, core: &Core) -> Option<BTreeMap<NodeId, Voice>> {
                 is_caught_up: caught_up.contains(&node),
             }),
             is_dead: state.nodes.get(&id(node)).is_some_and(|known| known.is_dead),
-            zone: state
-                .nodes
-                .get(&id(node))
-                .and_then(|known| known.spec.labels.get("zone"))
-                .cloned()
-                .unwrap_or_default(),
+            promoted_at: state.nodes.get(&id(node)).and_then(|known| known.promoted_at),
+            zone: state.nodes.get(&id(node)).and_then(|known| known.labels().get("zone")).cloned().unwrap_or_default(),
         };
         Some(all.into_iter().map(|node| (id(node), voice(node))).collect())
     })

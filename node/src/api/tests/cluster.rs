@@ -16,6 +16,7 @@ async fn the_members_are_listed_with_their_part() {
     );
     let expected = json!([{
         "id": "node-1", "name": "alpha", "address": "10.0.0.1:8100", "role": "voter", "status": "ready", "is_leader": true,
+        "is_promoted": false,
     }]);
     assert_eq!(cluster["members"], expected);
 }
@@ -69,6 +70,64 @@ async fn a_node_is_drained_and_removed_by_its_id_or_its_name() {
     assert_eq!((both.0, both.1.hint.as_deref()), (409, Some("use the id of one")));
     assert_eq!(fixture.call("DELETE", "/v1/nodes/node-2", "").await.status, 200);
     assert!(fixture.fake.state.lock().unwrap().removed.contains(&NodeId(2)));
+}
+
+#[tokio::test]
+async fn labels_that_operators_set_stand_above_what_the_node_says() {
+    let fixture = Fixture::new().await;
+    let label = |body: serde_json::Value| {
+        let fixture = &fixture;
+        async move { fixture.call("PUT", "/v1/nodes/alpha/labels", body.to_string()).await }
+    };
+    let labels = label(json!({"set": {"disk": "ssd", "zone": "b"}})).await.json();
+    let expected = json!({"disk": "ssd", "zone": "b"});
+    assert_eq!((&labels["labels"], &labels["labels_set"]), (&expected, &expected));
+    assert_eq!(fixture.call("GET", "/v1/nodes", "").await.json()[0]["labels"], expected);
+    let labels = label(json!({"unset": ["zone"]})).await.json();
+    assert_eq!(labels["labels"], json!({"disk": "ssd", "zone": "a"}), "what the node says holds again");
+    let gone = label(json!({"unset": ["zone"]})).await.error();
+    assert_eq!((gone.0, gone.1.error.as_str()), (404, "nobody has set label zone on node-1"));
+    assert!(gone.1.hint.unwrap().contains("own configuration"));
+    let long = "x".repeat(64);
+    for refused in [
+        json!({"set": {"arch": "arm64"}}),
+        json!({"set": {"": "a"}}),
+        json!({"set": {"a": long}}),
+        json!({"set": {"a": "b"}, "unset": ["a"]}),
+        json!({"set": {"a": "\n"}}),
+        json!({"labels": {}}),
+    ] {
+        assert_eq!(label(refused.clone()).await.status, 400, "{refused}");
+    }
+    assert_eq!(fixture.call("PUT", "/v1/nodes/beta/labels", "{}").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_node_is_wanted_to_vote_unless_it_cannot() {
+    let fixture = Fixture::new().await;
+    let promote = |node: &'static str| {
+        let fixture = &fixture;
+        async move { fixture.call("POST", &format!("/v1/nodes/{node}/promote"), "").await }
+    };
+    assert_eq!(promote("alpha").await.error().1.error, "node-1 votes already");
+    assert_eq!(promote("beta").await.status, 404);
+    let mut spec = fixture.fake.state.lock().unwrap().nodes[&NodeId(1)].spec.clone();
+    spec.name = "beta".into();
+    fixture.fake.apply(Command::RegisterNode { node: NodeId(2), spec: spec.clone() }).unwrap();
+    let (status, error) = promote("beta").await.error();
+    assert_eq!((status, error.code), (409, ErrorCode::Conflict));
+    assert!(error.error.starts_with("a cluster of 2 has one voter"), "{error:?}");
+    spec.name = "gamma".into();
+    fixture.fake.apply(Command::RegisterNode { node: NodeId(3), spec }).unwrap();
+    assert_eq!(promote("gamma").await.status, 200);
+    assert_eq!(fixture.call("GET", "/v1/cluster", "").await.json()["members"][2]["is_promoted"], true);
+    fixture.fake.apply(Command::Drain { node: NodeId(2), is_draining: true }).unwrap();
+    assert_eq!(promote("beta").await.error().1.error, "node-2 is being emptied");
+    let epoch = fixture.fake.state.lock().unwrap().nodes[&NodeId(3)].epoch;
+    fixture.fake.apply(Command::DeclareDead { node: NodeId(3), epoch }).unwrap();
+    let (status, error) = promote("gamma").await.error();
+    assert_eq!((status, error.error.as_str()), (409, "node-3 is dead"));
+    assert!(error.hint.is_some());
 }
 
 #[tokio::test]

@@ -34,6 +34,8 @@ const BODIES: &[(&str, &str, &[&str], &str, &str)] = &[
     ("GET", "/v1/nodes", &[], "", "[Node]"),
     ("DELETE", "/v1/nodes/{node}", &[], "", "Done"),
     ("PUT", "/v1/nodes/{node}/drain", &[], "DrainRequest", "Done"),
+    ("PUT", "/v1/nodes/{node}/labels", &[], "LabelRequest", "NodeLabels"),
+    ("POST", "/v1/nodes/{node}/promote", &[], "", "Done"),
     ("GET", "/v1/cluster", &[], "", "Cluster"),
     ("POST", "/v1/cluster/transfer-leader", &[], "TransferRequest", "Leader"),
     ("POST", "/v1/tokens", &[], "TokenRequest", "JoinToken"),
@@ -237,6 +239,9 @@ fn schemas() -> BTreeMap<&'static str, Value> {
     s.add("TokenRequest", TokenRequest { ttl_ms: Some(600_000), uses: Some(1) });
     s.add("JoinToken", samples::join_token());
     s.add("DrainRequest", DrainRequest { draining: true });
+    let labels = samples::node().labels;
+    s.add("LabelRequest", LabelRequest { set: labels.clone(), unset: vec!["disk".into()] });
+    s.add("NodeLabels", NodeLabels { id: "node-1".into(), labels: labels.clone(), labels_set: labels });
     s.add("TransferRequest", TransferRequest { to: Some("node-2".into()) });
     s.add("Leader", Leader { leader: "node-2".into() });
     s.add("LogLine", samples::log_line());

@@ -140,6 +140,7 @@ pub(super) fn node() -> Node {
         held: resources(),
         grant: resources(),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
+        labels_set: [("zone".to_owned(), "a".to_owned())].into(),
         instances: 2,
     }
 }
@@ -163,6 +164,7 @@ pub(super) fn cluster() -> Cluster {
         role: Role::Voter,
         status: NodeStatus::Ready,
         is_leader: true,
+        is_promoted: true,
     };
     Cluster {
         id: "0f".repeat(16),

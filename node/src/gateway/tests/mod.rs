@@ -85,10 +85,9 @@ fn state(nodes: &[(u32, u64, u32)]) -> State {
     for (id, grant, instances) in nodes {
         let node = NodeId(*id);
         let spec = NodeSpec { name: node.to_string(), capacity: memory(10_000), labels: BTreeMap::new() };
-        state.nodes.insert(
-            node,
-            model::Node { spec, epoch: Epoch(1), grant: memory(*grant), is_draining: false, is_dead: false },
-        );
+        let mut known = model::Node::new(spec, Epoch(1));
+        known.grant = memory(*grant);
+        state.nodes.insert(node, known);
         for (name, _) in FUNCTIONS {
             for _ in 0..*instances {
                 state.placed_last += 1;
