@@ -166,7 +166,8 @@ impl Node {
             Command::DeleteFunction { function } => self.tell(Who::Nobody, || format!("{function} is deleted")),
             Command::Promote { revision } => self.check_promoted(before, revision),
             Command::FailRevision { revision, reason } => self.check_failed(before, revision, reason),
-            Command::Scale { function, scaling } => {
+            Command::Scale { function, .. } => {
+                let Some(scaling) = self.state.functions.get(function).map(|known| known.scaling) else { return };
                 self.tell(Who::Nobody, || format!("{function} scales from {} to {}", scaling.min(), scaling.max()));
             }
             Command::RegisterNode { node, .. } => {

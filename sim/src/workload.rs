@@ -139,7 +139,7 @@ impl Plan {
         }
         for _ in 0..self.rng.below(3) {
             let (at, function, scaling) = (self.some_time(1_000), self.name(), self.scaling());
-            self.enter(at, Event::Operate(Command::Scale { function, scaling }));
+            self.enter(at, Event::Operate(Command::Scale { function, change: scaling.into() }));
         }
         if self.rng.chance(400) {
             let (at, function) = (self.some_time(5_000), self.name());

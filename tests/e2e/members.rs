@@ -109,7 +109,9 @@ fn tells(rack: &mut Rack) {
         let told = rack.succeed(1, &["get", "events"]);
         told.contains("node_back").then_some(told)
     });
-    for kind in ["node_joined", "node_drained", "node_undrained", "voter_added", "voter_removed", "leader_changed", "placed"] {
+    for kind in
+        ["node_joined", "node_drained", "node_undrained", "voter_added", "voter_removed", "leader_changed", "placed"]
+    {
         assert!(all.contains(kind), "{kind} is not told:\n{all}");
     }
 }

@@ -5,8 +5,8 @@ use proto::v1::command::Kind;
 
 use super::model::{
     decode_ending, decode_function, decode_instance, decode_node, decode_purpose, decode_resources, decode_revision_id,
-    decode_scaling, encode_ending, encode_function, encode_instance, encode_node, encode_purpose, encode_resources,
-    encode_revision_id, encode_scaling,
+    decode_scaling, decode_scaling_change, encode_ending, encode_function, encode_instance, encode_node,
+    encode_purpose, encode_resources, encode_revision_id, encode_scaling_change,
 };
 use super::{DecodeError, definitions, function_name};
 use crate::model::{AppName, Digest, Epoch, NodeId, Timestamp};
@@ -60,8 +60,9 @@ pub(super) fn encode(command: &Command) -> v1::Command {
             revision: Some(encode_revision_id(revision)),
             reason: reason.clone(),
         }),
-        Command::Scale { function, scaling } => {
-            Kind::Scale(v1::Scale { function: function.to_string(), scaling: Some(encode_scaling(scaling)) })
+        Command::Scale { function, change } => {
+            let function = function.to_string();
+            Kind::Scale(v1::Scale { function, scaling: None, change: Some(encode_scaling_change(change)) })
         }
         Command::Invite { secret, expires_at, uses } => Kind::Invite(encode_invitation(secret, *expires_at, *uses)),
         Command::Admit { secret, request } => {
@@ -128,7 +129,11 @@ pub(super) fn decode(command: v1::Command) -> Result<Command, DecodeError> {
             Command::FailRevision { revision: decode_revision_id(fail.revision)?, reason: fail.reason }
         }
         Kind::Scale(scale) => {
-            Command::Scale { function: function_name(&scale.function)?, scaling: decode_scaling(scale.scaling)? }
+            let change = match scale.change {
+                Some(change) => decode_scaling_change(change),
+                None => decode_scaling(scale.scaling)?.into(),
+            };
+            Command::Scale { function: function_name(&scale.function)?, change }
         }
         Kind::Invite(invite) => {
             let (secret, expires_at, uses) = decode_invitation(invite)?;

@@ -8,7 +8,7 @@ use super::{DecodeError, function_name};
 use crate::model::{
     Bytes, Concurrency, Constraints, Digest, Ending, Epoch, FunctionSpec, HttpTrigger, InstanceFailure, InstanceId,
     MilliCpu, Network, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling,
-    Spread, Trigger,
+    ScalingChange, Spread, Trigger,
 };
 
 type Decoded<T> = Result<T, DecodeError>;
@@ -119,6 +119,15 @@ pub(super) fn decode_revision(spec: Option<v1::RevisionSpec>) -> Decoded<Revisio
 
 pub(super) fn encode_scaling(scaling: &Scaling) -> v1::Scaling {
     v1::Scaling { min: scaling.min(), max: scaling.max(), idle_max_ms: millis(scaling.idle_max()) }
+}
+
+pub(super) fn encode_scaling_change(change: &ScalingChange) -> v1::ScalingChange {
+    v1::ScalingChange { min: change.min, max: change.max, idle_max_ms: change.idle_max.map(millis) }
+}
+
+pub(super) fn decode_scaling_change(change: v1::ScalingChange) -> ScalingChange {
+    let idle_max = change.idle_max_ms.map(Duration::from_millis);
+    ScalingChange { min: change.min, max: change.max, idle_max }
 }
 
 pub(super) fn decode_scaling(scaling: Option<v1::Scaling>) -> Decoded<Scaling> {

@@ -150,6 +150,7 @@ pub(super) fn encode_rejection(rejection: &Rejection) -> v1::Rejection {
         Rejection::LabelNotSet { node, key } => {
             Wire::LabelNotSet(rejection::LabelNotSet { node: node.0, key: key.clone() })
         }
+        Rejection::BadScaling(reason) => Wire::BadScaling(reason.clone()),
         Rejection::NotFresh => Wire::NotFresh(true),
         Rejection::Unsound(violation) => Wire::Unsound(violation.clone()),
         Rejection::Limit { what, limit } => Wire::Limit(rejection::Limit { what: what.clone(), limit: *limit as u64 }),
@@ -206,6 +207,7 @@ pub(super) fn decode_rejection(rejection: v1::Rejection) -> Result<Rejection, De
         Wire::OneVoter(nodes) => Rejection::OneVoter { nodes },
         Wire::BadLabel(reason) => Rejection::BadLabel(reason),
         Wire::LabelNotSet(label) => Rejection::LabelNotSet { node: NodeId(label.node), key: label.key },
+        Wire::BadScaling(reason) => Rejection::BadScaling(reason),
         Wire::NotFresh(_) => Rejection::NotFresh,
         Wire::Unsound(violation) => Rejection::Unsound(violation),
         Wire::Limit(limit) => Rejection::Limit {

@@ -9,7 +9,7 @@ use super::*;
 use crate::model::{
     Bytes, Concurrency, Constraints, Digest, Ending, Epoch, FunctionSpec, HttpTrigger, InstanceFailure, InstanceId,
     MilliCpu, Network, NodeId, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime,
-    Scaling, Spread, Trigger,
+    Scaling, ScalingChange, Spread, Trigger,
 };
 use crate::state::{AppliedFunction, Change, Definitions, NotInvited, PLACE_MAX, Place, violations};
 
@@ -117,8 +117,9 @@ fn command() -> impl Strategy<Value = Command> {
     let app = || prop::sample::select(vec!["one", "two"]).prop_map(|name| name.parse().expect("the name is valid"));
     let node = || (0..3_u32).prop_map(NodeId);
     let epoch = || (0..3_u32).prop_map(Epoch);
-    let scaling = (0..2_u32, 2..4_u32)
-        .prop_map(|(min, max)| Scaling::new(min, max, Duration::from_secs(1)).expect("min is at most max"));
+    let idle_max = prop::option::of((0..3_u64).prop_map(Duration::from_secs));
+    let change = (prop::option::of(0..4_u32), prop::option::of(0..4_u32), idle_max)
+        .prop_map(|(min, max, idle_max)| ScalingChange { min, max, idle_max });
     let node_spec = resources().prop_map(|capacity| NodeSpec {
         name: "node".to_owned(),
         capacity: capacity.plus(&capacity).plus(&capacity),
@@ -131,7 +132,7 @@ fn command() -> impl Strategy<Value = Command> {
         1 => name().prop_map(|function| Command::DeleteFunction { function }),
         3 => revision_id().prop_map(|revision| Command::Promote { revision }),
         1 => revision_id().prop_map(|revision| Command::FailRevision { revision, reason: "broken".to_owned() }),
-        1 => (name(), scaling).prop_map(|(function, scaling)| Command::Scale { function, scaling }),
+        1 => (name(), change).prop_map(|(function, change)| Command::Scale { function, change }),
         3 => (node(), node_spec).prop_map(|(node, spec)| Command::RegisterNode { node, spec }),
         2 => (0..3_u8, 0..80_u64, prop::option::of(0..3_u32)).prop_map(|(secret, until, uses)| Command::Invite {
             secret: Digest::from_bytes([secret; 32]),
@@ -224,12 +225,23 @@ fn rare_answers_read_back_as_they_were_written() {
         Err(Rejection::OneVoter { nodes: 2 }),
         Err(Rejection::BadLabel("a label needs a name".to_owned())),
         Err(Rejection::LabelNotSet { node: NodeId(2), key: "disk".to_owned() }),
+        Err(Rejection::BadScaling("min 9 is above max 3".to_owned())),
         Err(Rejection::NotFresh),
         Err(Rejection::Unsound("a has no revision".to_owned())),
         Err(Rejection::Limit { what: "functions".to_owned(), limit: 7 }),
     ] {
         assert_eq!(decode_answer(encode_answer(&answer)), Ok(answer));
     }
+}
+
+/// Entries of the log of earlier versions say all about scaling.
+#[test]
+fn an_older_entry_about_scaling_changes_all_of_it() {
+    let scaling = Scaling::new(1, 3, Duration::from_secs(5)).expect("min is at most max");
+    let scale = v1::Scale { function: "a".to_owned(), scaling: Some(model::encode_scaling(&scaling)), change: None };
+    let older = v1::Command { kind: Some(v1::command::Kind::Scale(scale)) };
+    let function = "a".parse().expect("the name is valid");
+    assert_eq!(decode_command(older), Ok(Command::Scale { function, change: scaling.into() }));
 }
 
 #[test]

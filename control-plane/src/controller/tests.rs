@@ -181,7 +181,7 @@ fn the_minimum_is_placed_and_taken_back() {
     };
     assert_eq!(minimum(&cluster), 3);
     let scaling = Scaling::new(1, 10, Duration::from_secs(60)).expect("the limits are valid");
-    cluster.command(Command::Scale { function: "f".parse().expect("a name"), scaling });
+    cluster.command(Command::Scale { function: "f".parse().expect("a name"), change: scaling.into() });
     assert_eq!(minimum(&cluster), 1);
 }
 
@@ -337,7 +337,10 @@ fn a_whole_minimum_is_one_entry_of_the_log() {
     cluster.all_ready(1);
     let index = cluster.state.index;
     let scaling = Scaling::new(9, 10, Duration::from_secs(60)).expect("the limits are valid");
-    cluster.state.apply(cluster.now, Command::Scale { function: id(1).function, scaling }).expect("it scales");
+    cluster
+        .state
+        .apply(cluster.now, Command::Scale { function: id(1).function, change: scaling.into() })
+        .expect("it scales");
     let effects = cluster.controller.on_input(cluster.now, Input::Applied(&cluster.state));
     let batches: Vec<usize> = effects
         .iter()
@@ -357,7 +360,10 @@ fn what_is_refused_of_a_batch_rests_and_is_asked_for_again() {
     cluster.deploy(1, 0);
     cluster.all_ready(1);
     let scaling = Scaling::new(2, 10, Duration::from_secs(60)).expect("the limits are valid");
-    cluster.state.apply(cluster.now, Command::Scale { function: id(1).function, scaling }).expect("it scales");
+    cluster
+        .state
+        .apply(cluster.now, Command::Scale { function: id(1).function, change: scaling.into() })
+        .expect("it scales");
     let mut effects = cluster.controller.on_input(cluster.now, Input::Applied(&cluster.state));
     let Some(Effect::Propose(batch)) = effects.pop() else { panic!("a batch is proposed") };
     let rejection = Rejection::NoNode(NODE);

@@ -151,6 +151,31 @@ impl Scaling {
     }
 }
 
+/// What changes about how a function scales; what is not said stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScalingChange {
+    /// How many instances are always kept.
+    pub min: Option<u32>,
+    /// The most instances there may be.
+    pub max: Option<u32>,
+    /// The upper bound on how long an idle instance stays.
+    pub idle_max: Option<Duration>,
+}
+
+impl ScalingChange {
+    /// Returns the limits after it.
+    pub fn of(&self, before: &Scaling) -> Result<Scaling, ScalingError> {
+        let (min, max) = (self.min.unwrap_or(before.min), self.max.unwrap_or(before.max));
+        Scaling::new(min, max, self.idle_max.unwrap_or(before.idle_max))
+    }
+}
+
+impl From<Scaling> for ScalingChange {
+    fn from(scaling: Scaling) -> Self {
+        Self { min: Some(scaling.min), max: Some(scaling.max), idle_max: Some(scaling.idle_max) }
+    }
+}
+
 /// What every instance of one revision runs; immutable once deployed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevisionSpec {

@@ -16,8 +16,8 @@ pub use constraints::{
 };
 pub use digest::{Digest, DigestError};
 pub use function::{
-    CONCURRENCY_MAX, Concurrency, FunctionSpec, INSTANCES_MAX, Network, RevisionSpec, Runtime, Scaling, ScalingError,
-    UnknownRuntime,
+    CONCURRENCY_MAX, Concurrency, FunctionSpec, INSTANCES_MAX, Network, RevisionSpec, Runtime, Scaling, ScalingChange,
+    ScalingError, UnknownRuntime,
 };
 pub use id::{Epoch, IdError, InstanceId, InvocationId, NodeId, RevisionId, RevisionNumber};
 pub use instance::{Ending, InstanceFailure, Purpose};

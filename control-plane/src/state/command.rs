@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Definitions;
 use crate::model::{
     AppName, Digest, Ending, Epoch, FunctionName, FunctionSpec, InstanceId, NodeId, NodeSpec, Purpose, Resources,
-    RevisionId, RevisionNumber, Scaling, Timestamp,
+    RevisionId, RevisionNumber, ScalingChange, Timestamp,
 };
 
 /// The most instances that one command places: what a leader plans in one tick.
@@ -57,12 +57,12 @@ pub enum Command {
         /// Why, for people.
         reason: String,
     },
-    /// Changes how a function scales.
+    /// Changes how a function scales; what somebody else changes at the same time stays.
     Scale {
         /// The function.
         function: FunctionName,
-        /// The limits from here on.
-        scaling: Scaling,
+        /// What changes.
+        change: ScalingChange,
     },
     /// Lets machines join that show a secret, of which the cluster keeps no more than the hash.
     Invite {
@@ -368,6 +368,9 @@ pub enum Rejection {
         /// Which of its proposals.
         number: u64,
     },
+    /// What is asked of a function's scaling contradicts itself, or what it is otherwise.
+    #[error("scaling: {0}")]
+    BadScaling(String),
     /// Something was deployed before: what is restored would mix with it.
     #[error("something was deployed here before")]
     NotFresh,

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{App, AppliedFunction, Change, Deleted, Function, Rejection, Reply, Revision, RevisionStatus, State};
 use crate::model::{
-    AppName, FunctionName, FunctionSpec, HttpTrigger, Method, RevisionId, RevisionNumber, Scaling, Timestamp, Trigger,
+    AppName, FunctionName, FunctionSpec, HttpTrigger, Method, RevisionId, RevisionNumber, ScalingChange, Timestamp,
+    Trigger,
 };
 use crate::planted::planted;
 
@@ -165,9 +166,10 @@ impl State {
         Ok(self.changed(&id.function))
     }
 
-    pub(super) fn scale(&mut self, name: &FunctionName, scaling: Scaling) -> Result<Reply, Rejection> {
+    pub(super) fn scale(&mut self, name: &FunctionName, change: ScalingChange) -> Result<Reply, Rejection> {
         let index = self.index;
         let function = self.function_mut(name)?;
+        let scaling = change.of(&function.scaling).map_err(|error| Rejection::BadScaling(error.to_string()))?;
         if function.scaling == scaling {
             return Ok(Reply::Done { index });
         }

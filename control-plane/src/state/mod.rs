@@ -140,7 +140,7 @@ impl State {
             Command::DeleteFunction { function } => self.delete_function(&function),
             Command::Promote { revision } => self.promote(&revision),
             Command::FailRevision { revision, reason } => self.fail_revision(&revision, reason),
-            Command::Scale { function, scaling } => self.scale(&function, scaling),
+            Command::Scale { function, change } => self.scale(&function, change),
             Command::Invite { secret, expires_at, uses } => self.invite(at, secret, expires_at, uses),
             Command::Admit { secret, request } => self.admit(at, secret, request),
             Command::RemoveNode { node } => self.remove_node(node),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::model::{
     Bytes, Concurrency, Constraints, Epoch, FunctionSpec, MilliCpu, Network, NodeSpec, RevisionSpec, Runtime,
+    ScalingChange,
 };
 
 fn at(millis: u64) -> Timestamp {
@@ -302,4 +303,22 @@ fn a_node_is_wanted_to_vote_unless_it_cannot_and_until_it_leaves() {
     state.apply(at(1), Command::DeclareDead { node: NodeId(2), epoch }).unwrap();
     assert_eq!(prefer(&mut state, 2), Err(Rejection::NodeDead(NodeId(2))));
     assert_eq!(prefer(&mut state, 9), Err(Rejection::NoNode(NodeId(9))));
+}
+
+#[test]
+fn two_who_change_different_limits_lose_neither() {
+    let mut state = State::default();
+    let function = deploy(&mut state).function;
+    let scale = |state: &mut State, change: ScalingChange| {
+        state.apply(at(2), Command::Scale { function: function.clone(), change })
+    };
+    scale(&mut state, ScalingChange { max: Some(7), ..ScalingChange::default() }).unwrap();
+    scale(&mut state, ScalingChange { min: Some(2), ..ScalingChange::default() }).unwrap();
+    let scaling = state.functions[&function].scaling;
+    assert_eq!((scaling.min(), scaling.max(), scaling.idle_max()), (2, 7, Duration::from_secs(1)));
+    let index = state.index;
+    assert_eq!(scale(&mut state, ScalingChange::default()), Ok(Reply::Done { index }), "nothing changes");
+    let told = scale(&mut state, ScalingChange { max: Some(1), ..ScalingChange::default() }).unwrap_err();
+    assert_eq!(told.to_string(), "scaling: min 2 is above max 1");
+    assert_eq!(state.functions[&function].scaling, scaling);
 }

@@ -106,7 +106,7 @@ impl From<Rejection> for Refusal {
                 .hint("what a node's own configuration says is changed there, or overridden with KEY=VALUE"),
             Rejection::NotFresh => Self::new(ErrorCode::Conflict, told)
                 .hint("a backup is restored where nothing was ever deployed: found a new cluster with an empty data directory"),
-            Rejection::Unsound(_) => Self::bad_request(told),
+            Rejection::Unsound(_) | Rejection::BadScaling(_) => Self::bad_request(told),
             Rejection::LastNode(_) => Self::new(ErrorCode::Conflict, told),
             Rejection::NodeRemoved(_) => {
                 Self::new(ErrorCode::Conflict, told).hint("empty its data directory and let it join anew")

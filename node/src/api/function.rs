@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use control_plane::model::{FunctionName, RevisionId, RevisionNumber};
+use control_plane::model::{FunctionName, RevisionId, RevisionNumber, ScalingChange};
 use control_plane::state::{self, Command, RevisionStatus};
 use proto::json::{
     self, ERROR_HEADER, ErrorCode, EventKind, FunctionPhase, REQUEST_ID_HEADER, REVISION_HEADER, RevisionPhase,
@@ -92,19 +92,14 @@ pub(super) async fn scale(
 ) -> Result<Json<json::Done>, Refusal> {
     let name: FunctionName = segment(&function)?;
     let request: json::ScaleRequest = body::parse(&read(body, BODY_MAX_BYTES).await?)?;
-    // What is not named stays as somebody may just have set it elsewhere.
-    api.catch_up().await?;
-    let current = api.platform.read(|state| state.functions.get(&name).map(|function| function.scaling));
-    let current = body::write_scaling(&current.ok_or_else(|| missing(&api, &name))?);
-    let wanted = json::Scaling {
-        min: request.min.unwrap_or(current.min),
-        max: request.max.unwrap_or(current.max),
-        idle_max_ms: request.idle_max_ms.unwrap_or(current.idle_max_ms),
-    };
-    let scaling = body::parse_scaling(&wanted, "scaling")?;
-    let index = api.change(Command::Scale { function: name.clone(), scaling }).await?;
-    let told = format!("function {name} scales from {} to {}", wanted.min, wanted.max);
-    api.tell(EventKind::Scaled, Some((&name, None)), told);
+    // Only what changes goes into the log: what is not named stays, though somebody sets it at this moment.
+    let idle_max = request.idle_max_ms.map(Duration::from_millis);
+    let change = ScalingChange { min: request.min, max: request.max, idle_max };
+    let index = api.change(Command::Scale { function: name.clone(), change }).await?;
+    if let Some(scaling) = api.platform.read(|state| state.functions.get(&name).map(|function| function.scaling)) {
+        let told = format!("function {name} scales from {} to {}", scaling.min(), scaling.max());
+        api.tell(EventKind::Scaled, Some((&name, None)), told);
+    }
     Ok(Json(json::Done { index }))
 }
 

@@ -35,8 +35,8 @@ use crate::telemetry::{EventLog, Metrics};
 use error::Refusal;
 pub use log::{LINES_DEFAULT, LINES_MAX};
 pub use platform::{
-    Build, Identity, ImageResult, Import, Invocation, InvokeOutcome, Invoked, Platform, ProposeError, Standing,
-    StoredImage, Upload,
+    Build, Identity, ImageResult, Import, Invocation, InvokeOutcome, Invoked, Platform, ProposeError, Running,
+    Standing, StoredImage, Upload,
 };
 pub use request::{BODY_MAX_BYTES, BODY_PIECE_WAIT_MAX, DEPLOY_BODY_MAX_BYTES};
 pub use server::{CONNECTIONS_MAX, ServeError, Server};

@@ -3,11 +3,15 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use control_plane::model::Node;
-use proto::json;
+use proto::json::{self, ErrorCode};
+use serde::Deserialize;
 
+use super::error::Refusal;
+use super::platform::Running;
+use super::request::parameters;
 use super::{Api, OPENAPI, body};
 use crate::telemetry::exposition;
 
@@ -51,8 +55,24 @@ pub(super) fn status(node: &Node) -> json::NodeStatus {
     }
 }
 
-pub(super) async fn instances(State(api): State<Api>) -> Json<Vec<json::Instance>> {
-    Json(api.platform.instances().await)
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ReadParameters {
+    stale: u8,
+}
+
+/// Lists what runs; where a node that lives does not say so, the list would lack it and is refused.
+pub(super) async fn instances(State(api): State<Api>, uri: Uri) -> Result<Json<Vec<json::Instance>>, Refusal> {
+    let ReadParameters { stale } = parameters(&uri)?;
+    let Running { instances, silent } = api.platform.instances().await;
+    match silent.first() {
+        Some(node) if stale == 0 => {
+            let told = format!("{node} does not answer: what runs there is not known");
+            Err(Refusal::new(ErrorCode::Unavailable, told)
+                .hint("it is given up when it stays silent; until then `--stale` (?stale=1) lists what the others run"))
+        }
+        Some(_) | None => Ok(Json(instances)),
+    }
 }
 
 pub(super) async fn events(State(api): State<Api>) -> Json<Vec<json::Event>> {

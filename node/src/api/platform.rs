@@ -44,8 +44,8 @@ pub trait Platform: Send + Sync + 'static {
     /// Returns what the node still waits for before it serves; empty once it does.
     fn unready(&self) -> Vec<String>;
 
-    /// Returns the instances on all nodes; those of a node that does not answer are missing.
-    fn instances(&self) -> BoxFuture<'_, Vec<json::Instance>>;
+    /// Returns the instances on all nodes that live, as far as they answer.
+    fn instances(&self) -> BoxFuture<'_, Running>;
 
     /// Builds the image of a function.
     ///
@@ -97,6 +97,15 @@ impl dyn Platform {
         });
         found.expect("a platform shows its state when it is asked to")
     }
+}
+
+/// What runs on the nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Running {
+    /// The instances, by node and id.
+    pub instances: Vec<json::Instance>,
+    /// The nodes that count as living and did not answer: what runs there is missing.
+    pub silent: Vec<NodeId>,
 }
 
 /// Why a command was not applied.

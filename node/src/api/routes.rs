@@ -127,7 +127,8 @@ const CONSISTENCY: HeaderName = HeaderName::from_static("x-hearth-consistency");
 fn is_of_state(request: &Request) -> bool {
     // The pattern, not the path: a function may be called `logs`.
     let Some(route) = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) else { return false };
-    let is_read = ["/v1/apps", "/v1/functions", "/v1/nodes"].iter().any(|prefix| route.starts_with(prefix));
+    let is_read =
+        ["/v1/apps", "/v1/functions", "/v1/nodes", "/v1/instances"].iter().any(|prefix| route.starts_with(prefix));
     *request.method() == Method::GET && is_read && !route.ends_with("/logs")
 }
 

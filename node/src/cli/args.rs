@@ -357,6 +357,9 @@ pub(super) struct Get {
     pub(super) kind: Kind,
     /// Only this one: a name, an id, or the function it belongs to; FUNCTION@NUMBER for a version.
     pub(super) name: Option<String>,
+    /// Take what the node knows, though it may lack what was just acknowledged elsewhere; for when no majority is there.
+    #[arg(long)]
+    pub(super) stale: bool,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     pub(super) output: Format,

@@ -2,6 +2,7 @@
 
 use hyper::Request;
 use proto::json;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::args::{Format, Get, Kind, Logs, Target};
@@ -67,8 +68,31 @@ impl Kind {
     }
 }
 
+/// Reads what a node answers.
+struct Reader {
+    client: Client,
+    /// Take what the node knows, though it may lack what was acknowledged elsewhere.
+    is_stale: bool,
+}
+
+impl Reader {
+    fn find(target: &Target, is_stale: bool) -> Result<Self, Failure> {
+        Ok(Self { client: Client::find(target)?, is_stale })
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let query = if self.is_stale { "?stale=1" } else { "" };
+        self.client.get(&format!("{path}{query}")).await
+    }
+}
+
+/// Returns what runs, beside a description: it does not fail for a node that does not answer at this moment.
+async fn running(reader: &Reader) -> Result<Vec<Value>, Failure> {
+    reader.client.get("/v1/instances?stale=1").await
+}
+
 /// Returns everything of a kind.
-async fn all(client: &Client, kind: Kind) -> Result<Vec<Value>, Failure> {
+async fn all(reader: &Reader, kind: Kind) -> Result<Vec<Value>, Failure> {
     let path = match kind {
         Kind::Apps => "/v1/apps",
         Kind::Functions => "/v1/functions",
@@ -77,20 +101,20 @@ async fn all(client: &Client, kind: Kind) -> Result<Vec<Value>, Failure> {
         Kind::Images => "/v1/images",
         Kind::Events => "/v1/events",
         Kind::Versions => {
-            let functions: Vec<Value> = client.get("/v1/functions").await?;
+            let functions: Vec<Value> = reader.get("/v1/functions").await?;
             let mut versions = Vec::new();
             for function in functions.iter().filter_map(|function| function["name"].as_str()) {
-                versions.extend(versions_of(client, function).await?);
+                versions.extend(versions_of(reader, function).await?);
             }
             return Ok(versions);
         }
     };
-    client.get(path).await
+    reader.get(path).await
 }
 
 /// Returns the revisions of a function, newest first, each with a name of its own.
-async fn versions_of(client: &Client, function: &str) -> Result<Vec<Value>, Failure> {
-    let mut versions: Vec<Value> = client.get(&format!("/v1/functions/{function}/versions")).await?;
+async fn versions_of(reader: &Reader, function: &str) -> Result<Vec<Value>, Failure> {
+    let mut versions: Vec<Value> = reader.get(&format!("/v1/functions/{function}/versions")).await?;
     for version in &mut versions {
         version["name"] = format!("{function}@{}", version["number"]).into();
     }
@@ -98,8 +122,8 @@ async fn versions_of(client: &Client, function: &str) -> Result<Vec<Value>, Fail
 }
 
 /// Returns what is meant by a name, or everything of a kind.
-async fn find(client: &Client, kind: Kind, name: Option<&str>) -> Result<Vec<Value>, Failure> {
-    let mut items = all(client, kind).await?;
+async fn find(reader: &Reader, kind: Kind, name: Option<&str>) -> Result<Vec<Value>, Failure> {
+    let mut items = all(reader, kind).await?;
     let Some(name) = name else { return Ok(items) };
     let known = |item: &Value| -> Vec<String> {
         let fields = kind.names().iter().map(|field| &item[*field]);
@@ -121,23 +145,23 @@ async fn find(client: &Client, kind: Kind, name: Option<&str>) -> Result<Vec<Val
 }
 
 pub(super) async fn get(target: &Target, arguments: Get) -> Result<(), Failure> {
-    let client = Client::find(target)?;
-    let items = find(&client, arguments.kind, arguments.name.as_deref()).await?;
+    let reader = Reader::find(target, arguments.stale)?;
+    let items = find(&reader, arguments.kind, arguments.name.as_deref()).await?;
     output::list(arguments.output, &items, arguments.kind.columns())
 }
 
 pub(super) async fn versions(target: &Target, function: &str, format: Format) -> Result<(), Failure> {
-    let client = Client::find(target)?;
-    let versions = versions_of(&client, function).await?;
+    let reader = Reader::find(target, false)?;
+    let versions = versions_of(&reader, function).await?;
     output::list(format, &versions, Kind::Versions.columns())
 }
 
 pub(super) async fn describe(target: &Target, arguments: Get) -> Result<(), Failure> {
-    let client = Client::find(target)?;
-    let found = find(&client, arguments.kind, arguments.name.as_deref()).await?;
+    let reader = Reader::find(target, arguments.stale)?;
+    let found = find(&reader, arguments.kind, arguments.name.as_deref()).await?;
     let mut described = Vec::new();
     for item in found {
-        described.push(everything(&client, arguments.kind, item).await?);
+        described.push(everything(&reader, arguments.kind, item).await?);
     }
     match (described.as_slice(), arguments.output) {
         ([one], format) => output::document(format, one),
@@ -152,40 +176,39 @@ pub(super) async fn describe(target: &Target, arguments: Get) -> Result<(), Fail
 }
 
 /// Returns a thing with what belongs to it. Variables of functions are told by name: their values may be secrets.
-async fn everything(client: &Client, kind: Kind, mut item: Value) -> Result<Value, Failure> {
+async fn everything(reader: &Reader, kind: Kind, mut item: Value) -> Result<Value, Failure> {
     match kind {
         Kind::Functions => {
             hide_environment(&mut item["revision"]);
-            item["urls"] = urls(client, &item).await?;
+            item["urls"] = urls(reader, &item).await?;
             let name = item["name"].as_str().unwrap_or_default().to_owned();
-            let versions = versions_of(client, &name).await?;
+            let versions = versions_of(reader, &name).await?;
             item["versions"] = pick(&versions, &["name", "phase", "created_at_ms", "reason"]);
-            let running = find(client, Kind::Instances, None).await?;
+            let running = running(reader).await?;
             item["running"] =
                 about(&running, "function", &name, &["id", "revision", "phase", "in_flight", "memory_bytes"]);
-            item["events"] = events(client, "function", &name).await?;
+            item["events"] = events(reader, "function", &name).await?;
         }
         Kind::Versions => {
             hide_environment(&mut item["spec"]);
-            let running = find(client, Kind::Instances, None).await?;
+            let mut running = running(reader).await?;
             let function = item["function"].as_str().unwrap_or_default();
-            let mut running = running;
             running.retain(|instance| instance["revision"] == item["number"]);
             item["running"] = about(&running, "function", function, &["id", "phase", "in_flight", "memory_bytes"]);
         }
         Kind::Instances => {
             let id = item["id"].as_str().unwrap_or_default().to_owned();
-            item["events"] = events(client, "instance", &id).await?;
+            item["events"] = events(reader, "instance", &id).await?;
         }
         Kind::Nodes => {
             let id = item["id"].as_str().unwrap_or_default().to_owned();
-            let version: Value = client.get("/v1/version").await?;
+            let version: Value = reader.get("/v1/version").await?;
             if version["node"] == item["id"] {
                 for field in ["version", "pid", "gateway", "api"] {
                     item[field] = version[field].clone();
                 }
             }
-            let running = find(client, Kind::Instances, None).await?;
+            let running = running(reader).await?;
             let fields = ["id", "function", "revision", "phase", "in_flight", "memory_bytes"];
             item["running"] = about(&running, "node", &id, &fields);
         }
@@ -202,8 +225,8 @@ fn hide_environment(revision: &mut Value) {
 }
 
 /// Returns where a function answers.
-async fn urls(client: &Client, function: &Value) -> Result<Value, Failure> {
-    let version: Value = client.get("/v1/version").await?;
+async fn urls(reader: &Reader, function: &Value) -> Result<Value, Failure> {
+    let version: Value = reader.get("/v1/version").await?;
     let gateway = version["gateway"].as_str().unwrap_or_default();
     let by_name = format!("http://{gateway}/function/{}", function["name"].as_str().unwrap_or_default());
     let routes = function["triggers"].as_array().into_iter().flatten().filter_map(|trigger| {
@@ -217,8 +240,8 @@ async fn urls(client: &Client, function: &Value) -> Result<Value, Failure> {
 }
 
 /// Returns the newest events about something, oldest first.
-async fn events(client: &Client, field: &str, name: &str) -> Result<Value, Failure> {
-    let events = all(client, Kind::Events).await?;
+async fn events(reader: &Reader, field: &str, name: &str) -> Result<Value, Failure> {
+    let events = all(reader, Kind::Events).await?;
     let mine: Vec<Value> = events.into_iter().filter(|event| event[field] == name).collect();
     let newest = &mine[mine.len().saturating_sub(EVENTS_SHOWN)..];
     Ok(pick(newest, &["at_ms", "kind", "message"]))

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use super::{ASK_MAX, Cluster};
 use crate::agent::{InstanceView, Phase};
+use crate::api::Running;
 use crate::api::body::write_purpose;
 
 impl Cluster {
@@ -18,25 +19,30 @@ impl Cluster {
         measured.map(|view| on_wire(node, traffic.in_flight_on(view.instance), view)).collect()
     }
 
-    /// Returns what runs on all nodes; what runs on one that is dead or does not answer is missing.
-    pub async fn instances(&self) -> Vec<json::Instance> {
-        let mut all = self.instances_here();
-        let Some(raft) = self.0.raft.get() else { return all };
+    /// Returns what runs on all nodes that nobody declared dead, as far as they answer.
+    pub async fn instances(&self) -> Running {
+        let mut running = Running { instances: self.instances_here(), silent: Vec::new() };
+        let Some(raft) = self.0.raft.get() else { return running };
         let asked = self.living_others(raft).into_iter().map(|(node, address)| async move {
             let mut peer = self.ask(raft, node, &address);
-            match timeout(ASK_MAX, peer.instances(v1::InstancesRequest {})).await {
-                Ok(Ok(reply)) => reply.into_inner().instances,
-                Ok(Err(status)) => {
-                    tracing::debug!(%node, %status, "its instances are not known");
-                    Vec::new()
-                }
-                Err(_) => Vec::new(),
-            }
+            let answered = timeout(ASK_MAX, peer.instances(v1::InstancesRequest {})).await;
+            let answered = answered.map_err(|_| format!("no answer within {ASK_MAX:?}"));
+            (node, answered.and_then(|answered| answered.map_err(|status| status.message().to_owned())))
         });
-        let texts = join_all(asked).await.into_iter().flatten();
-        all.extend(texts.filter_map(|text| serde_json::from_str::<json::Instance>(&text).ok()));
-        all.sort_by(|one, other| (&one.node, &one.id).cmp(&(&other.node, &other.id)));
-        all
+        for (node, answered) in join_all(asked).await {
+            match answered {
+                Ok(reply) => {
+                    let texts = reply.into_inner().instances.into_iter();
+                    running.instances.extend(texts.filter_map(|text| serde_json::from_str(&text).ok()));
+                }
+                Err(reason) => {
+                    tracing::debug!(%node, reason, "its instances are not known");
+                    running.silent.push(node);
+                }
+            }
+        }
+        running.instances.sort_by(|one, other| (&one.node, &one.id).cmp(&(&other.node, &other.id)));
+        running
     }
 }
 

@@ -170,15 +170,15 @@ impl Cluster {
         members.voters.get(&node).or_else(|| members.learners.get(&node)).cloned()
     }
 
-    /// Returns the other nodes that nobody declared dead, and where they are reached.
+    /// Returns the other nodes that have registered and that nobody declared dead, and where they are reached.
     fn living_others(&self, raft: &Raft) -> Vec<(NodeId, String)> {
         let members = raft.members();
-        let dead: BTreeSet<NodeId> = raft.read(|state| {
-            let dead = state.nodes.iter().filter(|(_, node)| node.is_dead);
-            dead.map(|(id, _)| *id).collect()
+        let living: BTreeSet<NodeId> = raft.read(|state| {
+            let living = state.nodes.iter().filter(|(_, node)| !node.is_dead);
+            living.map(|(id, _)| *id).collect()
         });
         let all = members.voters.into_iter().chain(members.learners);
-        all.filter(|(node, _)| *node != self.node() && !dead.contains(node)).collect()
+        all.filter(|(node, _)| *node != self.node() && living.contains(node)).collect()
     }
 
     fn ask(&self, raft: &Raft, node: NodeId, address: &str) -> PeersClient<Channel> {

@@ -16,7 +16,7 @@ use super::readiness::Readiness;
 use super::room::Room;
 use crate::agent::SandboxTools;
 use crate::api::{
-    Build, Identity, ImageResult, Import, Invocation, InvokeOutcome, Invoked, Platform, ProposeError, Standing,
+    Build, Identity, ImageResult, Import, Invocation, InvokeOutcome, Invoked, Platform, ProposeError, Running, Standing,
 };
 use crate::cluster::Cluster;
 use crate::gateway::{CallFailure, CallOutcome, Gateway};
@@ -95,7 +95,7 @@ impl Platform for Local {
         reasons
     }
 
-    fn instances(&self) -> BoxFuture<'_, Vec<json::Instance>> {
+    fn instances(&self) -> BoxFuture<'_, Running> {
         self.cluster.instances().boxed()
     }
 

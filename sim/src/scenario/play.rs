@@ -294,7 +294,7 @@ impl Player<'_> {
         };
         if let Some(node) = self.some_node() {
             self.changes += 1;
-            self.world.operate(node, Command::Scale { function: name, scaling });
+            self.world.operate(node, Command::Scale { function: name, change: scaling.into() });
         }
     }
 

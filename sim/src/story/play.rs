@@ -52,7 +52,7 @@ impl Player {
             }
             Action::Delete(function) => self.operate(Command::DeleteFunction { function: function.clone() }),
             Action::Scale(function, scaling) => {
-                self.operate(Command::Scale { function: function.clone(), scaling: *scaling });
+                self.operate(Command::Scale { function: function.clone(), change: (*scaling).into() });
             }
             Action::Rollback(function, number) => {
                 self.operate(Command::Promote { revision: id(function.clone(), *number) });

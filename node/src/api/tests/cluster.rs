@@ -73,6 +73,17 @@ async fn a_node_is_drained_and_removed_by_its_id_or_its_name() {
 }
 
 #[tokio::test]
+async fn a_list_that_lacks_a_living_node_is_refused_or_says_that_it_is_stale() {
+    let fixture = Fixture::new().await;
+    fixture.fake.silent.lock().unwrap().push(NodeId(3));
+    let (status, error) = fixture.call("GET", "/v1/instances", "").await.error();
+    assert_eq!((status, error.error.as_str()), (503, "node-3 does not answer: what runs there is not known"));
+    assert!(error.hint.unwrap().contains("--stale"));
+    let stale = fixture.call("GET", "/v1/instances?stale=1", "").await;
+    assert_eq!((stale.status, stale.header("x-hearth-consistency")), (200, Some("stale")));
+}
+
+#[tokio::test]
 async fn labels_that_operators_set_stand_above_what_the_node_says() {
     let fixture = Fixture::new().await;
     let label = |body: serde_json::Value| {
@@ -142,7 +153,7 @@ async fn leadership_goes_where_it_is_sent() {
 #[tokio::test]
 async fn a_read_holds_all_that_was_acknowledged_or_says_that_it_may_not() {
     let fixture = Fixture::new().await;
-    for path in ["/v1/apps", "/v1/functions", "/v1/nodes"] {
+    for path in ["/v1/apps", "/v1/functions", "/v1/nodes", "/v1/instances"] {
         assert_eq!(fixture.call("GET", path, "").await.header("x-hearth-consistency"), Some("linearizable"), "{path}");
     }
     *fixture.fake.behind.lock().unwrap() = Some("no leader with a quorum");
@@ -151,6 +162,9 @@ async fn a_read_holds_all_that_was_acknowledged_or_says_that_it_may_not() {
     assert!(error.hint.unwrap().contains("stale=1"));
     let stale = fixture.call("GET", "/v1/nodes?stale=1", "").await;
     assert_eq!((stale.status, stale.header("x-hearth-consistency")), (200, Some("stale")));
+    let (status, error) = fixture.call("GET", "/v1/instances", "").await.error();
+    assert_eq!((status, error.code), (503, ErrorCode::Unavailable));
+    assert_eq!(fixture.call("GET", "/v1/instances?stale=1", "").await.json()[0]["id"], "instance-1-4-7");
     // A function may have the name of a path that promises nothing.
     assert_eq!(fixture.call("GET", "/v1/functions/logs", "").await.status, 503);
     // Who is there is told whatever happens: that is when it is asked.

@@ -25,6 +25,8 @@ pub(super) struct Fake {
     pub(super) unready: Mutex<Vec<String>>,
     /// What images are made of.
     pub(super) files: Mutex<BTreeMap<Digest, Vec<ImageFile>>>,
+    /// Nodes that do not say what runs on them.
+    pub(super) silent: Mutex<Vec<NodeId>>,
     /// The image that is not in the store beside [`absent`].
     pub(super) lost: Mutex<Option<Digest>>,
     /// Images that were taken in, with the bytes of their manifests.
@@ -43,6 +45,7 @@ impl Fake {
             built: Mutex::default(),
             unready: Mutex::default(),
             files: Mutex::default(),
+            silent: Mutex::default(),
             lost: Mutex::default(),
             taken: Mutex::default(),
             behind: Mutex::default(),
@@ -125,8 +128,9 @@ impl Platform for Fake {
         self.unready.lock().unwrap().clone()
     }
 
-    fn instances(&self) -> BoxFuture<'_, Vec<json::Instance>> {
-        ready(vec![samples::instance()]).boxed()
+    fn instances(&self) -> BoxFuture<'_, Running> {
+        let silent = self.silent.lock().unwrap().clone();
+        ready(Running { instances: vec![samples::instance()], silent }).boxed()
     }
 
     fn build(&self, build: Build, progress: mpsc::Sender<json::ImageEvent>) -> BoxFuture<'_, ImageResult> {

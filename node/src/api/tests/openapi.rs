@@ -30,7 +30,7 @@ const BODIES: &[(&str, &str, &[&str], &str, &str)] = &[
     ("PUT", "/v1/functions/{function}/scale", &[], "ScaleRequest", "Done"),
     ("POST", "/v1/functions/{function}/invoke", &["revision", "timeout_ms"], "any", "any"),
     ("GET", "/v1/functions/{function}/logs", &["since", "request", "limit", "follow"], "", "lines LogLine"),
-    ("GET", "/v1/instances", &[], "", "[Instance]"),
+    ("GET", "/v1/instances", &["stale"], "", "[Instance]"),
     ("GET", "/v1/nodes", &[], "", "[Node]"),
     ("DELETE", "/v1/nodes/{node}", &[], "", "Done"),
     ("PUT", "/v1/nodes/{node}/drain", &[], "DrainRequest", "Done"),
@@ -296,7 +296,7 @@ fn document() -> Value {
         for name in *parameters {
             let schema = match *name {
                 "request" => json!({"type": "string"}),
-                "detach" | "follow" | "images" => json!({"type": "integer", "enum": [0, 1]}),
+                "detach" | "follow" | "images" | "stale" => json!({"type": "integer", "enum": [0, 1]}),
                 "limit" => json!({"type": "integer", "minimum": 0, "maximum": crate::api::LINES_MAX}),
                 _ => json!({"type": "integer", "minimum": 0}),
             };
