@@ -6,6 +6,7 @@
 use control_plane::controller::{Beat, Controller, Effect, Input};
 use control_plane::model::NodeId;
 use control_plane::state::{Command, Rejection, Reply, State};
+use proto::json::{Event, EventKind};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::cluster::Suspects;
 use crate::raft::{ProposeError, Raft};
+use crate::telemetry::EventLog;
 
 /// Answers to proposals that may wait for the controller.
 const ANSWERS_MAX: usize = 256;
@@ -25,19 +27,22 @@ pub fn start(
     node: NodeId,
     raft: Raft,
     clock: Clock,
+    events: EventLog,
     beats: mpsc::Receiver<Beat>,
     suspects: Suspects,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
     let (answers_tx, answers) = mpsc::channel(ANSWERS_MAX);
-    let leader = Leader { controller: Controller::new(node), raft, clock, suspects, answers_tx };
+    let leader = Leader { node, controller: Controller::new(node), raft, clock, events, suspects, answers_tx };
     tokio::spawn(leader.run(beats, answers, stop))
 }
 
 struct Leader {
+    node: NodeId,
     controller: Controller,
     raft: Raft,
     clock: Clock,
+    events: EventLog,
     suspects: Suspects,
     answers_tx: mpsc::Sender<Answer>,
 }
@@ -100,6 +105,16 @@ impl Leader {
         for effect in effects {
             match effect {
                 Effect::Propose(command) => self.propose(command),
+                Effect::NotPlaced { revision, reason } => self.events.push(Event {
+                    at_ms: now.as_millis(),
+                    kind: EventKind::NotPlaced,
+                    node: self.node.to_string(),
+                    about: None,
+                    message: format!("{revision} fits nowhere: {reason}"),
+                    function: Some(revision.function.to_string()),
+                    revision: Some(revision.number.0),
+                    instance: None,
+                }),
             }
         }
     }

@@ -349,7 +349,8 @@ impl Node {
             return;
         }
         let effects = self.controller.on_input(self.now, input(&self.state));
-        for controller::Effect::Propose(command) in effects {
+        for effect in effects {
+            let controller::Effect::Propose(command) = effect else { continue };
             self.journal.note(self.now, &command);
             self.propose(command, Proposer::Controller);
         }

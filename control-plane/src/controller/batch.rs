@@ -1,9 +1,14 @@
 //! Places what the controller asks for: all of it planned together, in one entry of the log.
 
+use std::time::Duration;
+
 use super::{Controller, Effect};
 use crate::model::{Purpose, Timestamp};
 use crate::placement::{Ask, Planner};
 use crate::state::{Command, PLACE_MAX, Place, Reply, State};
+
+/// How long it is not told again that an instance fits nowhere.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 impl Controller {
     /// Plans the asks over what is agreed and proposes the first of what fits.
@@ -12,6 +17,7 @@ impl Controller {
     pub(super) fn place_asked(&mut self, now: Timestamp, state: &State, mut asks: Vec<Ask>, effects: &mut Vec<Effect>) {
         // What did not fit into this very state does not fit now either.
         self.no_room.retain(|_, index| *index == state.index);
+        self.told_no_room.retain(|_, until| now < *until);
         asks.retain(|ask| !self.no_room.contains_key(ask) && !self.under_way.rests(now, ask));
         if asks.is_empty() || self.under_way.has_batch(now) {
             return;
@@ -25,11 +31,17 @@ impl Controller {
                     if let Some(verification) = verification {
                         verification.no_fit = None;
                     }
+                    self.told_no_room.remove(&ask);
                     places.push(Place { revision: ask.revision, node, purpose: ask.purpose });
                 }
                 Err(no_fit) => {
+                    let reason = no_fit.to_string();
                     if let Some(verification) = verification {
-                        verification.no_fit = Some(no_fit.to_string());
+                        verification.no_fit = Some(reason.clone());
+                    }
+                    if self.told_no_room.get(&ask).is_none_or(|until| *until <= now) {
+                        self.told_no_room.insert(ask.clone(), now + TELL_AGAIN);
+                        effects.push(Effect::NotPlaced { revision: ask.revision.clone(), reason });
                     }
                     self.no_room.insert(ask, state.index);
                 }

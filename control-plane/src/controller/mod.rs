@@ -55,6 +55,13 @@ pub struct Beat {
 pub enum Effect {
     /// Propose to the log; ends in `Answered`, also when the outcome is unknown after a time (then a later `Applied` shows it).
     Propose(Command),
+    /// Tell people that an instance fits nowhere, and why; told once until it fits, or until a while has passed.
+    NotPlaced {
+        /// What it runs.
+        revision: RevisionId,
+        /// What keeps it off every node.
+        reason: String,
+    },
 }
 
 /// The leader's brain.
@@ -71,6 +78,8 @@ pub struct Controller {
     liveness: Liveness,
     /// What fitted nowhere, and the index of the state into which it did not fit.
     no_room: BTreeMap<Ask, u64>,
+    /// Until when it is not told again that an instance fits nowhere.
+    told_no_room: BTreeMap<Ask, Timestamp>,
     /// When a node's grant is topped up at the latest.
     top_up_at: BTreeMap<NodeId, Timestamp>,
     /// When the last input came.
@@ -89,6 +98,7 @@ impl Controller {
             ready: BTreeSet::new(),
             liveness: Liveness::default(),
             no_room: BTreeMap::new(),
+            told_no_room: BTreeMap::new(),
             top_up_at: BTreeMap::new(),
             seen: Timestamp::default(),
             looked: Timestamp::default(),

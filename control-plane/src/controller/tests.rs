@@ -60,7 +60,8 @@ impl Cluster {
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
-        for Effect::Propose(command) in effects {
+        for effect in effects {
+            let Effect::Propose(command) = effect else { continue };
             let answer = self.state.apply(self.now, command.clone());
             let effects = self.controller.on_input(self.now, Input::Answered(&self.state, command, answer));
             self.carry_out(effects);
@@ -344,7 +345,11 @@ fn a_whole_minimum_is_one_entry_of_the_log() {
     let effects = cluster.controller.on_input(cluster.now, Input::Applied(&cluster.state));
     let batches: Vec<usize> = effects
         .iter()
-        .filter_map(|Effect::Propose(command)| match command {
+        .filter_map(|effect| match effect {
+            Effect::NotPlaced { .. } => None,
+            Effect::Propose(command) => Some(command),
+        })
+        .filter_map(|command| match command {
             Command::PlaceMany { places } => Some(places.len()),
             _ => None,
         })

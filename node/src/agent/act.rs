@@ -97,6 +97,7 @@ impl Driver {
             at_ms: self.means.clock.now().as_millis(),
             kind,
             node: self.means.node.to_string(),
+            about: None,
             function: revision.as_ref().map(|revision| revision.function.to_string()),
             revision: revision.map(|revision| revision.number.0),
             instance: Some(instance.to_string()),

@@ -109,6 +109,7 @@ impl Api {
             at_ms: self.clock.now().as_millis(),
             kind,
             node: self.platform.identity().node.to_string(),
+            about: None,
             function: about.map(|(function, _)| function.to_string()),
             revision: about.and_then(|(_, revision)| revision).map(|number| number.0),
             instance: None,

@@ -174,7 +174,7 @@ impl Cluster {
             let at = tempo.tick().await.into_std();
             let name = paced_name(number)?;
             due.insert(name.clone(), at);
-            let demand = Command::Scale { function: name, scaling: scaling(DEMAND)? };
+            let demand = Command::Scale { function: name, change: scaling(DEMAND)?.into() };
             let raft = self.raft.clone();
             demands.spawn(async move { raft.propose(demand).await.map(|_| at.elapsed()) });
         }
@@ -186,7 +186,7 @@ impl Cluster {
             latencies.time(at - due.get(&name).copied().unwrap_or(at));
         }
         let back =
-            (0..DEMANDS).map(|number| Ok(Command::Scale { function: paced_name(number)?, scaling: scaling(0)? }));
+            (0..DEMANDS).map(|number| Ok(Command::Scale { function: paced_name(number)?, change: scaling(0)?.into() }));
         self.propose_all(back.collect::<Result<_, BenchError>>()?).await?;
         self.until_minimums(SETTLED.0 * SETTLED.1).await?;
         Ok((latencies, heard))
@@ -197,7 +197,7 @@ impl Cluster {
     }
 
     async fn scale(&self, function: FunctionName, min: u32) -> Result<(), BenchError> {
-        self.propose(Command::Scale { function, scaling: scaling(min)? }).await.map(drop)
+        self.propose(Command::Scale { function, change: scaling(min)?.into() }).await.map(drop)
     }
 
     async fn propose(&self, command: Command) -> Result<Reply, BenchError> {

@@ -39,7 +39,7 @@ impl Kind {
                 "capacity.memory_bytes",
             ],
             Self::Images => &["digest", "names", "size_bytes", "used_by"],
-            Self::Events => &["at_ms", "kind", "function", "revision", "instance", "message"],
+            Self::Events => &["at_ms", "kind", "about", "function", "revision", "instance", "message"],
         }
     }
 
@@ -51,7 +51,7 @@ impl Kind {
             Self::Instances => &["id", "function", "node"],
             Self::Nodes => &["name", "id"],
             Self::Images => &["digest", "names"],
-            Self::Events => &["function", "instance", "node"],
+            Self::Events => &["function", "instance", "node", "about"],
         }
     }
 

@@ -159,7 +159,8 @@ impl Daemon {
             logs: logs.clone(),
             events: events.clone(),
         };
-        let leader = leader::start(node, raft.clone(), clock.clone(), beats, cluster.suspects().clone(), stop.clone());
+        let suspects = cluster.suspects().clone();
+        let leader = leader::start(node, raft.clone(), clock.clone(), events.clone(), beats, suspects, stop.clone());
         let (serves, serving_in) = watch::channel(None);
         let readiness = Readiness::new(config.sandbox.pool > 0, serving_in);
         readiness.follow(sandboxes.clone(), stop.clone());
@@ -214,6 +215,7 @@ impl Daemon {
             at_ms: clock.now().as_millis(),
             kind: EventKind::NodeStarted,
             node: node.to_string(),
+            about: Some(node.to_string()),
             function: None,
             revision: None,
             instance: None,

@@ -24,7 +24,7 @@ impl EventLog {
     pub fn push(&self, event: Event) {
         let Event { kind, function, revision, instance, message, .. } = &event;
         match kind {
-            EventKind::RevisionFailed | EventKind::InstanceFailed => {
+            EventKind::RevisionFailed | EventKind::InstanceFailed | EventKind::NodeDead | EventKind::NotPlaced => {
                 tracing::warn!(target: "hearth::event", ?kind, function, revision, instance, "{message}");
             }
             EventKind::Deployed
@@ -34,6 +34,15 @@ impl EventLog {
             | EventKind::InstanceReady
             | EventKind::InstanceStopped
             | EventKind::NodeStarted
+            | EventKind::NodeJoined
+            | EventKind::NodeRemoved
+            | EventKind::NodeBack
+            | EventKind::NodeDrained
+            | EventKind::NodeUndrained
+            | EventKind::VoterAdded
+            | EventKind::VoterRemoved
+            | EventKind::LeaderChanged
+            | EventKind::Placed
             | EventKind::Other => {
                 tracing::info!(target: "hearth::event", ?kind, function, revision, instance, "{message}");
             }
@@ -70,6 +79,7 @@ mod tests {
                 at_ms,
                 kind,
                 node: "node-1".into(),
+                about: None,
                 function: None,
                 revision: None,
                 instance: None,

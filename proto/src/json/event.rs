@@ -11,6 +11,9 @@ pub struct Event {
     pub kind: EventKind,
     /// The node that tells it, for example `node-1`.
     pub node: String,
+    /// The node it is about, where it is about one.
+    #[serde(default)]
+    pub about: Option<String>,
     /// The function it is about.
     #[serde(default)]
     pub function: Option<String>,
@@ -46,6 +49,28 @@ pub enum EventKind {
     InstanceFailed,
     /// A node's agent started.
     NodeStarted,
+    /// A machine registered that did not belong to the cluster.
+    NodeJoined,
+    /// A node was taken out of the cluster.
+    NodeRemoved,
+    /// A node fell silent and was given up.
+    NodeDead,
+    /// A node that was given up registered again.
+    NodeBack,
+    /// An operator wants nothing to run on a node.
+    NodeDrained,
+    /// A node takes work again.
+    NodeUndrained,
+    /// A node votes that did not.
+    VoterAdded,
+    /// A node votes no more.
+    VoterRemoved,
+    /// Another node leads, or none is known to.
+    LeaderChanged,
+    /// The leader placed instances.
+    Placed,
+    /// The leader finds no node for an instance.
+    NotPlaced,
     /// A kind of a newer node that this client does not know.
     #[serde(other)]
     Other,

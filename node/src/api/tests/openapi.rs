@@ -182,6 +182,17 @@ fn schemas() -> BTreeMap<&'static str, Value> {
         EventKind::InstanceStopped,
         EventKind::InstanceFailed,
         EventKind::NodeStarted,
+        EventKind::NodeJoined,
+        EventKind::NodeRemoved,
+        EventKind::NodeDead,
+        EventKind::NodeBack,
+        EventKind::NodeDrained,
+        EventKind::NodeUndrained,
+        EventKind::VoterAdded,
+        EventKind::VoterRemoved,
+        EventKind::LeaderChanged,
+        EventKind::Placed,
+        EventKind::NotPlaced,
         EventKind::Other,
     ];
     s.add_words("EventKind", &kinds);

@@ -122,6 +122,7 @@ pub(super) fn event() -> Event {
         at_ms: 1_700_000_000_000,
         kind: EventKind::Promoted,
         node: "node-1".into(),
+        about: Some("node-2".into()),
         function: Some("resize".into()),
         revision: Some(3),
         instance: Some("instance-1-4-7".into()),
