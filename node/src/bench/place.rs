@@ -28,6 +28,7 @@ use crate::cluster::Suspects;
 use crate::leader;
 use crate::peering::{Dialer, take_plain};
 use crate::raft::{Config, Peers, Raft, serve};
+use crate::telemetry::EventLog;
 
 /// How often each thing is measured unless told otherwise.
 const ROUNDS: usize = 10;
@@ -123,7 +124,7 @@ impl Cluster {
             raft.admit(NodeId(number), &address.to_string()).await.map_err(|error| failed(&error))?;
         }
         let (beats_tx, beats) = mpsc::channel(BEATS_MAX);
-        leader::start(NodeId(1), raft.clone(), clock, beats, Suspects::default(), stop.clone());
+        leader::start(NodeId(1), raft.clone(), clock, EventLog::new(), beats, Suspects::default(), stop.clone());
         tokio::spawn(speak(raft.clone(), beats_tx));
         Ok(Self { raft })
     }
