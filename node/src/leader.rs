@@ -33,8 +33,7 @@ pub fn start(
     stop: CancellationToken,
 ) -> JoinHandle<()> {
     let (answers_tx, answers) = mpsc::channel(ANSWERS_MAX);
-    let controller = Controller::new(node);
-    let leader = Leader { node, controller, raft, clock, events, suspects, answers_tx };
+    let leader = Leader { node, controller: Controller::new(node), raft, clock, events, suspects, answers_tx };
     tokio::spawn(leader.run(beats, answers, stop))
 }
 

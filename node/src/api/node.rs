@@ -71,7 +71,7 @@ pub(super) async fn instances(State(api): State<Api>, uri: Uri) -> Result<Json<V
             Err(Refusal::new(ErrorCode::Unavailable, told)
                 .hint("it is given up when it stays silent; until then `--stale` (?stale=1) lists what the others run"))
         }
-        _ => Ok(Json(instances)),
+        Some(_) | None => Ok(Json(instances)),
     }
 }
 

@@ -124,8 +124,7 @@ impl Cluster {
             raft.admit(NodeId(number), &address.to_string()).await.map_err(|error| failed(&error))?;
         }
         let (beats_tx, beats) = mpsc::channel(BEATS_MAX);
-        let (events, suspects) = (EventLog::new(), Suspects::default());
-        leader::start(NodeId(1), raft.clone(), clock, events, beats, suspects, stop.clone());
+        leader::start(NodeId(1), raft.clone(), clock, EventLog::new(), beats, Suspects::default(), stop.clone());
         tokio::spawn(speak(raft.clone(), beats_tx));
         Ok(Self { raft })
     }
