@@ -178,7 +178,7 @@ pub(super) fn function(name: FunctionName, number: u32, spread: Spread) -> Resul
 
 /// Returns what a node of one of two sizes, in one of fifty zones, says about itself.
 pub(super) fn machine(number: u32) -> NodeSpec {
-    let cores = if number % 3 == 0 { 32_000 } else { 16_000 };
+    let cores = if number.is_multiple_of(3) { 32_000 } else { 16_000 };
     let capacity = Resources {
         cpu: MilliCpu(cores),
         memory: Bytes::mebi(u64::from(cores) * 4),
