@@ -286,7 +286,8 @@ async fn soak(bench: &Bench<'_>, timing: Timing, duration: Duration) -> Result<S
     while start.elapsed() < duration {
         bench.go_on()?;
         let left = humantime::format_duration(Duration::from_secs(duration.saturating_sub(start.elapsed()).as_secs()));
-        bench.say(&format!("all cores busy for {left} more"));
+        let needless = party.trio.elections().saturating_sub(before);
+        bench.say(&format!("all cores busy for {left} more, {needless} elections that nobody needed"));
         let step = Instant::now();
         while step.elapsed() < SOAK_STEP {
             let began = Instant::now();
