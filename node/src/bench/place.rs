@@ -13,7 +13,7 @@ use control_plane::raft::Timing;
 use control_plane::state::{Command, Reply, State};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -59,13 +59,16 @@ const AT_ONCE: usize = 64;
 /// How long nothing must be applied until the cluster counts as quiet: grants are topped up within 250 ms.
 const QUIET: Duration = Duration::from_millis(400);
 
+/// How soon voters take a silent leader for gone: late, because nobody is lost here and all share one machine.
+const TIMING: Timing = Timing { heartbeat_ms: 50, election_min_ms: 1_000, election_max_ms: 2_000 };
+
 /// Beats that may wait for the controller.
 const BEATS_MAX: usize = 1024;
 
 pub(super) async fn run(bench: &Bench<'_>) -> Result<Report, BenchError> {
     let rounds = bench.rounds.unwrap_or(ROUNDS);
     bench.say(&format!("three voters, and {NODES} nodes that are pretended"));
-    let trio = Trio::followers(bench, Timing::default())?;
+    let trio = Trio::followers(bench, TIMING)?;
     let stop = CancellationToken::new();
     let _stopped = stop.clone().drop_guard();
     let cluster = Cluster::found(&trio, &stop).await?;
@@ -115,7 +118,7 @@ impl Cluster {
         let what = io_at("the leader cannot be started");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(&what)?;
         let address = listener.local_addr().map_err(&what)?.to_string();
-        let config = Config { dir: followers.folder().join("leader"), node: NodeId(1), timing: Timing::default() };
+        let config = Config { dir: followers.folder().join("leader"), node: NodeId(1), timing: TIMING };
         let peers = Peers { dialer: Dialer::Plain, address, is_joining: false };
         let clock = Clock::system();
         let raft = Raft::open(config, Some(peers), clock.clone()).await.map_err(|error| failed(&error))?;
@@ -157,7 +160,7 @@ impl Cluster {
         let began = Instant::now();
         let placing = tokio::spawn(placed(self.raft.clone(), before, BURST));
         self.scale(name.clone(), BURST).await?;
-        let seen = waited(placing).await?;
+        let seen = self.waited(placing).await?;
         let took = seen.last().map_or(PATIENCE, |(_, at)| *at - began);
         self.scale(name, 0).await?;
         self.until_minimums(SETTLED.0 * SETTLED.1).await?;
@@ -183,7 +186,7 @@ impl Cluster {
         while let Some(ended) = demands.join_next().await {
             heard.time(ended.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?);
         }
-        for (name, at) in waited(placing).await? {
+        for (name, at) in self.waited(placing).await? {
             latencies.time(at - due.get(&name).copied().unwrap_or(at));
         }
         let back =
@@ -191,6 +194,15 @@ impl Cluster {
         self.propose_all(back.collect::<Result<_, BenchError>>()?).await?;
         self.until_minimums(SETTLED.0 * SETTLED.1).await?;
         Ok((latencies, heard))
+    }
+
+    /// Waits for what [`placed`] is to see.
+    async fn waited<T>(&self, placing: JoinHandle<T>) -> Result<T, BenchError> {
+        match timeout(PATIENCE, placing).await {
+            Ok(seen) => seen.map_err(|error| failed(&error)),
+            Err(_) if self.raft.is_leader() => Err(BenchError::Timeout("what is demanded is placed")),
+            Err(_) => Err(BenchError::Timeout("this process leads no more, the machine is too busy to measure")),
+        }
     }
 
     fn placed_last(&self) -> u32 {
@@ -254,11 +266,6 @@ async fn placed(raft: Raft, mut last: u32, count: u32) -> Vec<(FunctionName, Ins
             return seen;
         }
     }
-}
-
-async fn waited<T>(placing: tokio::task::JoinHandle<T>) -> Result<T, BenchError> {
-    let placed = timeout(PATIENCE, placing).await.map_err(|_| BenchError::Timeout("what is demanded is placed"))?;
-    placed.map_err(|error| failed(&error))
 }
 
 fn burst_name() -> Result<FunctionName, BenchError> {
