@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use control_plane::controller::{self, Beat};
@@ -48,7 +48,9 @@ pub(crate) struct Member {
     taken_by: Option<NodeId>,
     /// Who leads, as far as somebody has said.
     pub(crate) hint: Option<NodeId>,
-    /// What it knows of where else calls are served.
+    /// What it has applied.
+    pub(crate) seen: Seen,
+    /// What it knows of where else calls are served, as of when it last followed the state.
     pub(crate) elsewhere: Elsewhere,
     /// Until when it believes that it has no room for a revision.
     pub(crate) declined: BTreeMap<RevisionId, Timestamp>,
@@ -75,13 +77,36 @@ pub(crate) enum Outgoing {
     Proved(RevisionId, Digest),
 }
 
-/// An applied state; told by its index, or a line of it would be as long as the state.
-#[derive(Clone)]
-pub(crate) struct Seen(pub(crate) Arc<State>);
+/// An applied state and what follows from it alone, shared by all who have applied as much.
+///
+/// Told by its index, or a line of it would be as long as the state.
+#[derive(Clone, Default)]
+pub(crate) struct Seen(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Arc<State>,
+    elsewhere: OnceLock<Elsewhere>,
+}
+
+impl Seen {
+    pub(crate) fn new(state: Arc<State>) -> Self {
+        Self(Arc::new(Shared { state, elsewhere: OnceLock::new() }))
+    }
+
+    pub(crate) fn state(&self) -> Arc<State> {
+        Arc::clone(&self.0.state)
+    }
+
+    /// Returns what a node knows of the others.
+    pub(crate) fn elsewhere(&self, here: NodeId) -> Elsewhere {
+        self.0.elsewhere.get_or_init(|| Elsewhere::new(&self.0.state, here)).seen_from(here)
+    }
+}
 
 impl fmt::Debug for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "state {}", self.0.index)
+        write!(f, "state {}", self.0.state.index)
     }
 }
 
@@ -140,8 +165,8 @@ impl Node {
     }
 
     /// Its daemon runs, on what its replica has applied: it says that it is there, and registers.
-    pub(crate) fn boot(&mut self, state: Arc<State>) {
-        self.state = state;
+    pub(crate) fn boot(&mut self, seen: &Seen) {
+        self.see(seen);
         self.tell(Who::Nobody, || "the daemon starts".to_owned());
         self.at(self.now, Event::News(self.life, News::BeatDue));
         self.at(self.now, Event::News(self.life, News::RegisterDue));
@@ -163,7 +188,7 @@ impl Node {
 
     pub(crate) fn hear(&mut self, news: News) {
         match news {
-            News::Applied(Seen(state)) => self.applied(state),
+            News::Applied(seen) => self.applied(&seen),
             News::Leads(leads) => self.follow_leadership(leads),
             News::Answered(command, proposer, result) => self.answered(command, proposer, result),
             News::Heard(beat) => self.feed_controller(|state| controller::Input::Heard(state, beat)),
@@ -180,8 +205,15 @@ impl Node {
         }
     }
 
-    fn applied(&mut self, state: Arc<State>) {
-        self.state = state;
+    fn see(&mut self, seen: &Seen) {
+        self.state = seen.state();
+        if let Some(member) = self.member() {
+            member.seen = seen.clone();
+        }
+    }
+
+    fn applied(&mut self, seen: &Seen) {
+        self.see(seen);
         self.changed();
         self.feed_controller(|state| controller::Input::Applied(state));
         self.register_if_due();

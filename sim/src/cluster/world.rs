@@ -13,7 +13,7 @@ use super::loss::Losses;
 use super::voters;
 use super::wire::Hop;
 use crate::journal::Line;
-use crate::member::{Member, News, Seen};
+use crate::member::{Member, News};
 use crate::nature::Nature;
 use crate::node::{Event, Footing, Node};
 use crate::raft::runtime;
@@ -269,8 +269,8 @@ impl World {
             }
             Tiding::Applied(id) => {
                 let Some(view) = self.replicas.view(u64::from(id.0)) else { return };
-                let state = self.oracle().state(&view);
-                self.hear(id, None, News::Applied(Seen(state)));
+                let seen = self.oracle().seen(&view);
+                self.hear(id, None, News::Applied(seen));
             }
             Tiding::News { to, life, news } => {
                 self.settle_hop(to, &news);
@@ -292,11 +292,11 @@ impl World {
         let number = u64::from(id.0);
         let Host::Up(group, Some(_)) = self.replicas.network().host(number) else { return };
         let (Some(core), Some(view)) = (self.replicas.core(number), self.replicas.view(number)) else { return };
-        let state = self.oracle().state(&view);
+        let seen = self.oracle().seen(&view);
         let now = self.now;
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.now = now;
-        node.boot(state);
+        node.boot(&seen);
         let (inbox, life, mut metrics) = (self.inbox.clone(), node.life, core.metrics());
         runtime::spawn_in(group, async move {
             let mut led = false;

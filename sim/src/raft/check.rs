@@ -18,6 +18,13 @@ use super::history::History;
 use super::journal::Journal;
 use super::mark::Mark;
 use super::runtime;
+use crate::member::Seen;
+
+/// How many replicas are compared after each entry, in turns where there are more.
+///
+/// Each is compared once in a few entries, and whenever it starts or takes a snapshot. That shows as much: a state that has gone
+/// another way stays so, and all replicas run the same code on the same entries, whose bytes are compared on each of them.
+const COMPARED: u64 = 8;
 
 /// How many states are kept.
 const RECENT_MAX: usize = 64;
@@ -52,7 +59,7 @@ pub(crate) struct Facts {
     time: Timestamp,
     state: Arc<State>,
     /// The states after the last entries, by index: replicas are compared with them, and share them.
-    recent: BTreeMap<u64, Arc<State>>,
+    recent: BTreeMap<u64, Seen>,
 }
 
 /// The oracle; clones share it.
@@ -162,14 +169,17 @@ impl Oracle {
         }
         let replica = facts.replicas.entry(node).or_default();
         (replica.next, replica.installs) = (last + 1, None);
-        facts.compare(node, last, view);
+        let turns = (facts.replicas.len() as u64).div_ceil(COMPARED);
+        if is_install || (last + node) % turns == 0 {
+            facts.compare(node, last, view);
+        }
     }
 
     /// Returns what a replica has applied, shared with whoever has applied as much.
-    pub(crate) fn state(&self, view: &View) -> Arc<State> {
+    pub(crate) fn seen(&self, view: &View) -> Seen {
         let last = view.last_applied();
-        let known = last.and_then(|last| self.facts().recent.get(&last.index).map(Arc::clone));
-        known.unwrap_or_else(|| Arc::new(view.read(State::clone)))
+        let known = last.and_then(|last| self.facts().recent.get(&last.index).cloned());
+        known.unwrap_or_else(|| Seen::new(Arc::new(view.read(State::clone))))
     }
 
     /// Returns the index of the last entry that any node has applied.
@@ -232,7 +242,7 @@ impl Facts {
             None if index == self.applied.len() as u64 => {
                 self.apply(entry);
                 self.applied.push((applied, hash(&codec::encode_state(&self.state))));
-                self.recent.insert(index, Arc::clone(&self.state));
+                self.recent.insert(index, Seen::new(Arc::clone(&self.state)));
                 while self.recent.len() > RECENT_MAX {
                     self.recent.pop_first();
                 }
@@ -277,7 +287,7 @@ impl Facts {
         let settled = self.applied.get(usize::try_from(index).unwrap_or(usize::MAX));
         let is_equal = match self.recent.get(&index) {
             // Cheaper than to encode it once more.
-            Some(known) => view.read(|state| *state == **known),
+            Some(known) => view.read(|state| *state == *known.state()),
             None => {
                 settled.is_some_and(|(_, settled)| view.read(|state| hash(&codec::encode_state(state))) == *settled)
             }
