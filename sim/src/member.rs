@@ -19,6 +19,7 @@ use crate::journal::Who;
 use crate::log::Proposer;
 use crate::node::{Event, Footing, Node};
 use crate::sandbox::Stage;
+use crate::session::Session;
 
 /// How often a node says that it is there, as `node` does.
 const BEAT_EVERY: Duration = Duration::from_millis(500);
@@ -32,6 +33,8 @@ const REGISTER_AGAIN: Duration = Duration::from_millis(500);
 /// A node's part in its cluster; one process of it knows this, and no other.
 #[derive(Debug, Default)]
 pub(crate) struct Member {
+    /// What it has proposed since it registered.
+    pub(crate) session: Session,
     /// Its replica leads, as far as it knows.
     pub(crate) leads: bool,
     /// What is to be done outside, in order.
@@ -258,8 +261,10 @@ impl Node {
     }
 
     fn registered(&mut self, epoch: Epoch) {
+        let id = self.id;
         let Some(member) = self.member() else { return };
         (member.epoch, member.is_registering) = (epoch, false);
+        member.session.begin(id, epoch);
         self.tell(Who::Nobody, || format!("has registered in epoch {}", epoch.0));
         if !self.is_up {
             self.begin();
@@ -272,11 +277,14 @@ impl Node {
     /// Registers, unless it has and nobody has given it up since.
     fn register_if_due(&mut self) {
         let known = self.state.nodes.get(&self.id).map(|known| (known.epoch, known.is_dead));
-        let (epoch, is_dead) = known.unwrap_or_default();
+        let (id, (epoch, is_dead)) = (self.id, known.unwrap_or_default());
         let Some(member) = self.member() else { return };
         if member.epoch != Epoch::default() && !is_dead {
             // A registration whose answer got lost may be applied behind the one that was answered.
-            member.epoch = member.epoch.max(epoch);
+            if member.epoch < epoch {
+                member.epoch = epoch;
+                member.session.begin(id, epoch);
+            }
             return;
         }
         if member.is_registering {
