@@ -53,6 +53,8 @@ pub(crate) struct World {
     pub(super) swarm: Swarm,
     pub(super) rng: Rng,
     is_told: bool,
+    /// What nodes have told, in order; present while a story is played.
+    lines: Option<Vec<(NodeId, Vec<Line>)>>,
 }
 
 /// When each node has something to do next.
@@ -101,6 +103,7 @@ impl World {
             swarm,
             rng: Rng::stream(seed, "world"),
             is_told,
+            lines: None,
         };
         world.ping_later();
         world
@@ -142,6 +145,11 @@ impl World {
 
     pub(crate) fn nodes_mut(&mut self) -> impl Iterator<Item = &mut Node> {
         self.nodes.values_mut()
+    }
+
+    /// Takes what nodes have told since the last time, and keeps what they tell from here on.
+    pub(crate) fn take_lines(&mut self) -> Vec<(NodeId, Vec<Line>)> {
+        self.lines.replace(Vec::new()).unwrap_or_default()
     }
 
     /// Tells something that is about no node alone.
@@ -253,6 +261,9 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let lines = node.journal.take_lines();
         let violations = std::mem::take(&mut node.journal.violations);
+        if let Some(kept) = self.lines.as_mut().filter(|_| !lines.is_empty()) {
+            kept.push((id, lines.clone()));
+        }
         for Line { who, text, .. } in lines {
             self.oracle().tell(|| format!("{id} {who}{text}"));
         }
