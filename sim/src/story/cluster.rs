@@ -77,7 +77,7 @@ impl Player {
             }
             Action::Delete(function) => self.operate(Command::DeleteFunction { function: function.clone() })?,
             Action::Scale(function, scaling) => {
-                self.operate(Command::Scale { function: function.clone(), scaling: *scaling })?;
+                self.operate(Command::Scale { function: function.clone(), change: (*scaling).into() })?;
             }
             Action::Rollback(function, number) => {
                 let revision = RevisionId { function: function.clone(), number: *number };
