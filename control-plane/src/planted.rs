@@ -90,11 +90,17 @@ mod faults {
         DeadKept,
         /// What outlived its agent holds nothing.
         SurvivorWeightless,
+        /// A proposal that is sent again is applied again.
+        AppliedTwice,
+        /// A node reads what it has applied, and asks nobody whether that is all.
+        ReadUnasked,
+        /// A node is granted all that it has, whatever is placed on it.
+        GrantOverCapacity,
     }
 
     impl Fault {
         /// Every fault of the four machines.
-        pub const ALL: [Self; 20] = [
+        pub const ALL: [Self; 21] = [
             Self::DoubleStart,
             Self::StartOverGrant,
             Self::LeakedInstance,
@@ -115,6 +121,7 @@ mod faults {
             Self::PlacedBesideGrant,
             Self::DeadlineForgotten,
             Self::CountedAnew,
+            Self::GrantOverCapacity,
         ];
 
         /// Every fault of the replicated log.
@@ -130,10 +137,12 @@ mod faults {
         ];
 
         /// Faults that show where nodes meet, and some of those above that must show there too.
-        pub const CLUSTER: [Self; 7] = [
+        pub const CLUSTER: [Self; 9] = [
             Self::PlacedTwice,
             Self::DeadKept,
             Self::SurvivorWeightless,
+            Self::AppliedTwice,
+            Self::ReadUnasked,
             Self::LeakedInstance,
             Self::LostCall,
             Self::PlacedBesideGrant,

@@ -22,6 +22,7 @@ pub mod rng;
 mod sandbox;
 pub mod scenario;
 mod schedule;
+mod session;
 pub mod story;
 mod swarm;
 mod traffic;

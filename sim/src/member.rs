@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use control_plane::controller::{self, Beat};
@@ -19,6 +19,7 @@ use crate::journal::Who;
 use crate::log::Proposer;
 use crate::node::{Event, Footing, Node};
 use crate::sandbox::Stage;
+use crate::session::Session;
 
 /// How often a node says that it is there, as `node` does.
 const BEAT_EVERY: Duration = Duration::from_millis(500);
@@ -32,6 +33,8 @@ const REGISTER_AGAIN: Duration = Duration::from_millis(500);
 /// A node's part in its cluster; one process of it knows this, and no other.
 #[derive(Debug, Default)]
 pub(crate) struct Member {
+    /// What it has proposed since it registered.
+    pub(crate) session: Session,
     /// Its replica leads, as far as it knows.
     pub(crate) leads: bool,
     /// What is to be done outside, in order.
@@ -48,7 +51,9 @@ pub(crate) struct Member {
     taken_by: Option<NodeId>,
     /// Who leads, as far as somebody has said.
     pub(crate) hint: Option<NodeId>,
-    /// What it knows of where else calls are served.
+    /// What it has applied.
+    pub(crate) seen: Seen,
+    /// What it knows of where else calls are served, as of when it last followed the state.
     pub(crate) elsewhere: Elsewhere,
     /// Until when it believes that it has no room for a revision.
     pub(crate) declined: BTreeMap<RevisionId, Timestamp>,
@@ -75,13 +80,36 @@ pub(crate) enum Outgoing {
     Proved(RevisionId, Digest),
 }
 
-/// An applied state; told by its index, or a line of it would be as long as the state.
-#[derive(Clone)]
-pub(crate) struct Seen(pub(crate) Arc<State>);
+/// An applied state and what follows from it alone, shared by all who have applied as much.
+///
+/// Told by its index, or a line of it would be as long as the state.
+#[derive(Clone, Default)]
+pub(crate) struct Seen(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Arc<State>,
+    elsewhere: OnceLock<Elsewhere>,
+}
+
+impl Seen {
+    pub(crate) fn new(state: Arc<State>) -> Self {
+        Self(Arc::new(Shared { state, elsewhere: OnceLock::new() }))
+    }
+
+    pub(crate) fn state(&self) -> Arc<State> {
+        Arc::clone(&self.0.state)
+    }
+
+    /// Returns what a node knows of the others.
+    pub(crate) fn elsewhere(&self, here: NodeId) -> Elsewhere {
+        self.0.elsewhere.get_or_init(|| Elsewhere::new(&self.0.state, here)).seen_from(here)
+    }
+}
 
 impl fmt::Debug for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "state {}", self.0.index)
+        write!(f, "state {}", self.0.state.index)
     }
 }
 
@@ -140,8 +168,8 @@ impl Node {
     }
 
     /// Its daemon runs, on what its replica has applied: it says that it is there, and registers.
-    pub(crate) fn boot(&mut self, state: Arc<State>) {
-        self.state = state;
+    pub(crate) fn boot(&mut self, seen: &Seen) {
+        self.see(seen);
         self.tell(Who::Nobody, || "the daemon starts".to_owned());
         self.at(self.now, Event::News(self.life, News::BeatDue));
         self.at(self.now, Event::News(self.life, News::RegisterDue));
@@ -163,7 +191,7 @@ impl Node {
 
     pub(crate) fn hear(&mut self, news: News) {
         match news {
-            News::Applied(Seen(state)) => self.applied(state),
+            News::Applied(seen) => self.applied(&seen),
             News::Leads(leads) => self.follow_leadership(leads),
             News::Answered(command, proposer, result) => self.answered(command, proposer, result),
             News::Heard(beat) => self.feed_controller(|state| controller::Input::Heard(state, beat)),
@@ -180,8 +208,15 @@ impl Node {
         }
     }
 
-    fn applied(&mut self, state: Arc<State>) {
-        self.state = state;
+    fn see(&mut self, seen: &Seen) {
+        self.state = seen.state();
+        if let Some(member) = self.member() {
+            member.seen = seen.clone();
+        }
+    }
+
+    fn applied(&mut self, seen: &Seen) {
+        self.see(seen);
         self.changed();
         self.feed_controller(|state| controller::Input::Applied(state));
         self.register_if_due();
@@ -226,8 +261,10 @@ impl Node {
     }
 
     fn registered(&mut self, epoch: Epoch) {
+        let id = self.id;
         let Some(member) = self.member() else { return };
         (member.epoch, member.is_registering) = (epoch, false);
+        member.session.begin(id, epoch);
         self.tell(Who::Nobody, || format!("has registered in epoch {}", epoch.0));
         if !self.is_up {
             self.begin();
@@ -240,11 +277,14 @@ impl Node {
     /// Registers, unless it has and nobody has given it up since.
     fn register_if_due(&mut self) {
         let known = self.state.nodes.get(&self.id).map(|known| (known.epoch, known.is_dead));
-        let (epoch, is_dead) = known.unwrap_or_default();
+        let (id, (epoch, is_dead)) = (self.id, known.unwrap_or_default());
         let Some(member) = self.member() else { return };
         if member.epoch != Epoch::default() && !is_dead {
             // A registration whose answer got lost may be applied behind the one that was answered.
-            member.epoch = member.epoch.max(epoch);
+            if member.epoch < epoch {
+                member.epoch = epoch;
+                member.session.begin(id, epoch);
+            }
             return;
         }
         if member.is_registering {

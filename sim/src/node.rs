@@ -4,6 +4,7 @@
 //! As in production, the machines tell each other things through queues: a demand of a dispatch, a report to the leader and
 //! a changed state each arrive a moment after they were sent, in which other things happen.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,6 +118,8 @@ pub(crate) struct Node {
     pub(crate) is_up: bool,
     pub(crate) is_following: bool,
     pub(crate) rng: Rng,
+    /// When some machine wants to be woken, once it is known; forgotten whenever a machine may have been told something.
+    wake: Cell<Option<Option<Timestamp>>>,
 }
 
 impl Node {
@@ -163,6 +166,7 @@ impl Node {
             is_up: false,
             is_following: false,
             rng,
+            wake: Cell::new(None),
         }
     }
 
@@ -233,6 +237,21 @@ impl Node {
 
     /// Returns when some machine wants to be woken; a daemon that is down has none.
     fn wake_at(&self) -> Option<Timestamp> {
+        if let Some(known) = self.wake.get() {
+            assert_eq!(known, self.find_wake());
+            return known;
+        }
+        let found = self.find_wake();
+        self.wake.set(Some(found));
+        found
+    }
+
+    /// Something is about to happen to the machines.
+    pub(crate) fn stir(&mut self) {
+        self.wake.set(None);
+    }
+
+    fn find_wake(&self) -> Option<Timestamp> {
         let decides = self.controller.wake_at().filter(|_| self.leads());
         if !self.is_up {
             return decides;
@@ -241,6 +260,7 @@ impl Node {
     }
 
     fn wake(&mut self) {
+        self.stir();
         let now = self.now;
         if self.leads() && self.controller.wake_at().is_some_and(|at| at <= now) {
             self.feed_controller(|state| controller::Input::Woke(state));
@@ -256,6 +276,7 @@ impl Node {
 
     fn happen(&mut self, event: Event) {
         self.journal.note(self.now, &event);
+        self.stir();
         match event {
             Event::Commit(life) if life == self.life => self.commit(),
             Event::Follow(life) if life == self.life => self.follow(),
@@ -413,6 +434,7 @@ impl Node {
 
     /// The daemon is gone, and with it what its machines knew.
     pub(crate) fn end_life(&mut self) {
+        self.stir();
         self.life += 1;
         self.is_up = false;
         self.controller = Controller::new(self.id);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use control_plane::autoscale::idle_limit;
 use control_plane::dispatch::{DeclineReason, Dispatch, Effect, Input, Limits};
 use control_plane::model::{InstanceId, Purpose, RevisionId, Timestamp};
-use control_plane::route::{Elsewhere, RouteTable};
+use control_plane::route::RouteTable;
 use control_plane::supervisor;
 
 use crate::call::Call;
@@ -104,7 +104,7 @@ impl Node {
         }
         self.traffic.routes = Some(RouteTable::new(&self.state));
         if let Footing::Member(member) = &mut self.footing {
-            member.elsewhere = Elsewhere::new(&self.state, self.id);
+            member.elsewhere = member.seen.elsewhere(self.id);
         }
         let wanted: BTreeSet<RevisionId> = wanted.into_keys().collect();
         let lines = self.traffic.lines.keys();

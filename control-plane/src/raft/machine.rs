@@ -88,6 +88,13 @@ impl View {
         self.0.read().expect("apply does not panic").members.voter_ids().collect()
     }
 
+    /// Returns whether a node was a learner as of the last applied entry.
+    pub(super) fn is_learner(&self, node: u64) -> bool {
+        let applied = self.0.read().expect("apply does not panic");
+        let members = applied.members.membership();
+        members.get_node(&node).is_some() && members.voter_ids().all(|voter| voter != node)
+    }
+
     fn update<T>(&self, f: impl FnOnce(&mut Applied) -> T) -> T {
         f(&mut self.0.write().expect("apply does not panic"))
     }

@@ -12,6 +12,7 @@
 
 mod append;
 mod disk;
+mod learner;
 mod log;
 mod machine;
 mod message;
@@ -32,6 +33,7 @@ use openraft::impls::{BasicNode, BoxedErrorSource, InlineBatch, OneshotResponder
 use openraft_rt::AsyncRuntime;
 
 pub use disk::{Disk, Done, Record, RecordKind};
+pub use learner::tick_while_voting;
 pub use log::{LogStore, RecoverError};
 pub use machine::{Machine, SnapshotError, View};
 pub use network::{Link, Network};

@@ -1,7 +1,7 @@
 //! openraft's network over a [`Transport`]: messages, guarded streams of entries, snapshots in parts.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -22,8 +22,9 @@ use proto::v1::raft_reply::Reply;
 use proto::v1::raft_request::Request;
 
 use super::append::Guard;
+use super::learner::Pace;
 use super::transport::{Appends, Lane, Peer, Transport, TransportError};
-use super::{Types, Vote, message, parts};
+use super::{Types, View, Vote, message, parts};
 use crate::codec::DecodeError;
 
 /// How long it takes until a stream is opened again to a peer that cannot be reached: a refusal comes at once, and a leader
@@ -32,12 +33,15 @@ const UNREACHABLE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Makes openraft's ways to peers out of a transport's.
 #[derive(Clone)]
-pub struct Network<T>(T);
+pub struct Network<T> {
+    transport: T,
+    view: View,
+}
 
 impl<T> Network<T> {
-    /// Returns a network over a transport.
-    pub fn new(transport: T) -> Self {
-        Self(transport)
+    /// Returns a network over a transport; `view` is what this node has applied, which tells learners from voters.
+    pub fn new(transport: T, view: View) -> Self {
+        Self { transport, view }
     }
 }
 
@@ -48,7 +52,11 @@ impl<T> fmt::Debug for Network<T> {
 }
 
 /// openraft's way to one peer.
-pub struct Link<P>(P);
+pub struct Link<P> {
+    peer: P,
+    /// Which heartbeats go out, where this is a way for them.
+    pace: Option<Pace>,
+}
 
 impl<P> fmt::Debug for Link<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -63,6 +71,8 @@ enum AskError {
     Transport(#[from] TransportError),
     #[error("the peer's answer makes no sense")]
     Decode(#[from] DecodeError),
+    #[error("a learner needs no heartbeat yet")]
+    NotDue,
 }
 
 impl AskError {
@@ -70,14 +80,14 @@ impl AskError {
     fn into_rpc<C: RaftTypeConfig>(self) -> RPCError<C> {
         match self {
             Self::Transport(TransportError::Timeout(_)) => RPCError::Network(NetworkError::new(&self)),
-            Self::Transport(_) | Self::Decode(_) => RPCError::Unreachable(Unreachable::new(&self)),
+            Self::Transport(_) | Self::Decode(_) | Self::NotDue => RPCError::Unreachable(Unreachable::new(&self)),
         }
     }
 
     fn into_streaming<C: RaftTypeConfig>(self) -> StreamingError<C> {
         match self {
             Self::Transport(TransportError::Timeout(_)) => StreamingError::Network(NetworkError::new(&self)),
-            Self::Transport(_) | Self::Decode(_) => StreamingError::Unreachable(Unreachable::new(&self)),
+            Self::Transport(_) | Self::Decode(_) | Self::NotDue => StreamingError::Unreachable(Unreachable::new(&self)),
         }
     }
 }
@@ -86,22 +96,23 @@ impl<RT: AsyncRuntime, T: Transport> RaftNetworkFactory<Types<RT>> for Network<T
     type Network = Link<T::Peer>;
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Link<T::Peer> {
-        Link(self.0.peer(target, &node.addr, Lane::Entries))
+        Link { peer: self.transport.peer(target, &node.addr, Lane::Entries), pace: None }
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, node: &BasicNode) -> Link<T::Peer> {
-        Link(self.0.peer(target, &node.addr, Lane::Urgent))
+        let pace = Some(Pace::new(target, self.view.clone()));
+        Link { peer: self.transport.peer(target, &node.addr, Lane::Urgent), pace }
     }
 
     async fn new_snapshot_client(&mut self, target: u64, node: &BasicNode) -> Link<T::Peer> {
-        Link(self.0.peer(target, &node.addr, Lane::Snapshot))
+        Link { peer: self.transport.peer(target, &node.addr, Lane::Snapshot), pace: None }
     }
 }
 
 impl<P: Peer> Link<P> {
     /// Asks once; the answer is overdue after `limit`, whatever the transport does.
     async fn ask<RT: AsyncRuntime>(&self, request: Request, limit: Duration) -> Result<Reply, AskError> {
-        let asked = self.0.call(v1::RaftRequest { request: Some(request) }, limit);
+        let asked = self.peer.call(v1::RaftRequest { request: Some(request) }, limit);
         let answered = RT::timeout(limit, asked).await.map_err(|_| TransportError::Timeout(limit))?;
         Ok(answered?.reply.ok_or(DecodeError::Missing("reply"))?)
     }
@@ -123,7 +134,7 @@ impl<P: Peer> Link<P> {
     ) -> Result<BoxStream<'s, Result<StreamAppendResult<Types<RT>>, RPCError<Types<RT>>>>, RPCError<Types<RT>>> {
         let guard = Guard::new();
         let limit = option.hard_ttl();
-        let opening = self.0.append(guard.requests(appends));
+        let opening = self.peer.append(guard.requests(appends));
         let opened = match RT::timeout(limit, opening).await {
             Ok(opened) => opened,
             Err(_) => Err(TransportError::Timeout(limit)),
@@ -177,6 +188,9 @@ impl<RT: AsyncRuntime, P: Peer> RaftNetworkV2<Types<RT>> for Link<P> {
     where
         S: Stream<Item = AppendEntriesRequest<Types<RT>>> + OptionalSend + Unpin + 'static,
     {
+        if self.pace.as_mut().is_some_and(|pace| !pace.is_due()) {
+            return Box::pin(ready(Err(AskError::NotDue.into_rpc())));
+        }
         let appends: Appends = Box::pin(input.map(|request| message::append_request(&request)));
         Box::pin(self.open(appends, option))
     }

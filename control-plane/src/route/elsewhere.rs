@@ -6,86 +6,85 @@
 //! refuses what it cannot serve, before it begins, and the next in the order is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::model::{NodeId, Resources, RevisionId};
 use crate::state::State;
 
-/// What one node knows of the others.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What one node knows of the others; cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Elsewhere {
-    /// What this node may start by itself.
-    grant_here: Resources,
-    /// The other nodes that take calls, and what each may start by itself.
-    peers: BTreeMap<NodeId, Resources>,
+    here: NodeId,
+    table: Arc<Table>,
+}
+
+/// What is known of every node, whoever knows it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Table {
+    /// The nodes that take calls, and what each may start by itself.
+    nodes: BTreeMap<NodeId, Resources>,
     revisions: BTreeMap<RevisionId, Known>,
     /// Nodes that were members once, whose calls nobody takes.
     removed: BTreeSet<NodeId>,
 }
 
 /// What is known of a revision.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 struct Known {
     /// What one instance holds of its node.
     needed: Resources,
-    /// How many instances each peer has.
+    /// How many instances each node has that takes calls.
     hosts: BTreeMap<NodeId, u64>,
+}
+
+impl Default for Elsewhere {
+    /// What a node knows before it has applied anything: nothing, not even itself.
+    fn default() -> Self {
+        Self { here: NodeId(0), table: Arc::default() }
+    }
 }
 
 impl Elsewhere {
     /// Returns what node `here` knows of the others.
     pub fn new(state: &State, here: NodeId) -> Self {
-        let peers: BTreeMap<NodeId, Resources> = state
-            .nodes
-            .iter()
-            .filter(|(id, node)| **id != here && !node.is_dead)
-            .map(|(id, node)| (*id, node.grant))
-            .collect();
-        let removed = state.removed.clone();
-        if peers.is_empty() {
-            return Self { removed, ..Self::default() };
-        }
-        let mut revisions = BTreeMap::new();
-        for (name, function) in &state.functions {
-            for (number, revision) in function.revisions.iter().filter(|(number, _)| function.wants(**number)) {
-                let id = RevisionId { function: name.clone(), number: *number };
-                revisions.insert(id, Known { needed: revision.spec.resources, hosts: BTreeMap::new() });
-            }
-        }
-        for placement in state.placements.values().filter(|placement| peers.contains_key(&placement.node)) {
-            if let Some(known) = revisions.get_mut(&placement.revision) {
-                *known.hosts.entry(placement.node).or_default() += 1;
-            }
-        }
-        let grant_here = state.nodes.get(&here).map(|node| node.grant).unwrap_or_default();
-        Self { grant_here, peers, revisions, removed }
+        Self { here, table: Arc::new(Table::new(state)) }
+    }
+
+    /// Returns what node `here` knows of the others as of the same state.
+    pub fn seen_from(&self, here: NodeId) -> Self {
+        Self { here, table: Arc::clone(&self.table) }
+    }
+
+    fn peers(&self) -> impl Iterator<Item = (&NodeId, &Resources)> {
+        self.table.nodes.iter().filter(|(node, _)| **node != self.here)
     }
 
     /// Returns whether there is any other node at all.
     pub fn has_peers(&self) -> bool {
-        !self.peers.is_empty()
+        self.peers().next().is_some()
     }
 
     /// Returns whether a node is one of the others that take calls.
     pub fn is_peer(&self, node: NodeId) -> bool {
-        self.peers.contains_key(&node)
+        node != self.here && self.table.nodes.contains_key(&node)
     }
 
     /// Returns whether a node was a member once and is none any more: what it passes on is refused.
     pub fn is_removed(&self, node: NodeId) -> bool {
-        self.removed.contains(&node)
+        self.table.removed.contains(&node)
     }
 
     /// Returns whether any peer has an instance of a revision.
     pub fn has_instances(&self, revision: &RevisionId) -> bool {
-        self.revisions.get(revision).is_some_and(|known| !known.hosts.is_empty())
+        self.table.revisions.get(revision).is_some_and(|known| known.has_host_beside(self.here))
     }
 
     /// Returns whether a call of a revision that has no instance here had better go to one that a peer has: this node
     /// would start none.
     pub fn is_only_elsewhere(&self, revision: &RevisionId) -> bool {
-        self.revisions
-            .get(revision)
-            .is_some_and(|known| !known.hosts.is_empty() && !known.needed.fits(&self.grant_here))
+        let grant_here = self.table.nodes.get(&self.here).copied().unwrap_or_default();
+        let known = self.table.revisions.get(revision);
+        known.is_some_and(|known| known.has_host_beside(self.here) && !known.needed.fits(&grant_here))
     }
 
     /// Returns the peers that may serve a call of a revision, the best first; `is_avoided` are left out.
@@ -93,8 +92,8 @@ impl Elsewhere {
     /// Equal turns give equal orders, and successive turns spread the first places: over the instances of the revision
     /// evenly, and where there are none over the peers that have room.
     pub fn order(&self, revision: &RevisionId, turn: u64, is_avoided: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
-        let Some(known) = self.revisions.get(revision) else { return Vec::new() };
-        let hosts = known.hosts.iter().filter(|(node, _)| !is_avoided(**node));
+        let Some(known) = self.table.revisions.get(revision) else { return Vec::new() };
+        let hosts = known.hosts.iter().filter(|(node, _)| **node != self.here && !is_avoided(**node));
         let hosts: Vec<(NodeId, u64)> = hosts.map(|(node, count)| (*node, *count)).collect();
         let mut order: Vec<NodeId> = hosts.iter().map(|(node, _)| *node).collect();
         let total = hosts.iter().fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
@@ -109,8 +108,7 @@ impl Elsewhere {
             order.rotate_left(first.unwrap_or(0));
         }
         let roomy = self
-            .peers
-            .iter()
+            .peers()
             .filter(|(node, grant)| known.needed.fits(grant) && !known.hosts.contains_key(node) && !is_avoided(**node));
         let mut roomy: Vec<NodeId> = roomy.map(|(node, _)| *node).collect();
         if let Some(first) = turn.checked_rem(roomy.len() as u64) {
@@ -118,6 +116,32 @@ impl Elsewhere {
         }
         order.append(&mut roomy);
         order
+    }
+}
+
+impl Table {
+    fn new(state: &State) -> Self {
+        let nodes: BTreeMap<NodeId, Resources> =
+            state.nodes.iter().filter(|(_, node)| !node.is_dead).map(|(id, node)| (*id, node.grant)).collect();
+        let mut revisions = BTreeMap::new();
+        for (name, function) in &state.functions {
+            for (number, revision) in function.revisions.iter().filter(|(number, _)| function.wants(**number)) {
+                let id = RevisionId { function: name.clone(), number: *number };
+                revisions.insert(id, Known { needed: revision.spec.resources, hosts: BTreeMap::new() });
+            }
+        }
+        for placement in state.placements.values().filter(|placement| nodes.contains_key(&placement.node)) {
+            if let Some(known) = revisions.get_mut(&placement.revision) {
+                *known.hosts.entry(placement.node).or_default() += 1;
+            }
+        }
+        Self { nodes, revisions, removed: state.removed.clone() }
+    }
+}
+
+impl Known {
+    fn has_host_beside(&self, here: NodeId) -> bool {
+        self.hosts.keys().any(|node| *node != here)
     }
 }
 

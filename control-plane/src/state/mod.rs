@@ -11,6 +11,7 @@ mod instance;
 mod member;
 mod node;
 mod session;
+mod tickets;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +21,7 @@ pub use definitions::Definitions;
 pub use function::{DELETED_MAX, FUNCTIONS_MAX, REVISIONS_KEPT};
 pub use member::{ADMITTED_LIFE, ADMITTED_MAX, Admitted, INVITATIONS_MAX, Invitation};
 pub use session::{ANSWERS_MAX, Session, Ticket};
+pub use tickets::Tickets;
 
 use crate::model::{
     AppName, Digest, FunctionName, InstanceId, Node, NodeId, Purpose, Resources, RevisionId, RevisionNumber,

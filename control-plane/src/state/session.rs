@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{Command, Rejection, Reply, State};
 use crate::model::{Epoch, NodeId, Timestamp};
+use crate::planted::planted;
 
 /// How many answers are kept for one node, at most.
 pub const ANSWERS_MAX: usize = 4096;
@@ -58,7 +59,7 @@ impl State {
         if number < session.oldest {
             return Err(over);
         }
-        if let Some(answer) = session.answers.get(&number) {
+        if let Some(answer) = session.answers.get(&number).filter(|_| !planted!(AppliedTwice)) {
             return answer.clone();
         }
         if session.answers.len() >= ANSWERS_MAX {

@@ -161,11 +161,12 @@ impl Raft {
             None => (Dialer::Plain, String::new(), false),
         };
         let channels = Channels::new(dialer);
-        let network = Network::new(channels.clone());
+        let network = Network::new(channels.clone(), view.clone());
         let core =
             Core::new(id, settings, network, log, machine).await.map_err(|error| OpenError::Core(error.to_string()))?;
         let told = |leader| tracing::warn!(leader, "the leader's process has ended");
         tokio::spawn(generic::watch_leader(core.clone(), channels.clone(), told));
+        tokio::spawn(generic::tick_while_voting(core.clone()));
         if is_pristine && !is_joining {
             let members = BTreeMap::from([(id, BasicNode::new(address))]);
             core.initialize(members).await.map_err(|error| OpenError::Core(error.to_string()))?;

@@ -9,11 +9,15 @@
 //! of the [simulation of Raft](crate::raft). One virtual time drives both. A cluster is founded by one node and takes the others
 //! in, as in production, and then things go wrong: [`plan`] says which.
 
+mod ask;
 mod check;
 mod inbox;
+#[cfg(test)]
+mod learner;
 mod loss;
 mod plan;
 mod propose;
+mod read;
 mod voters;
 mod wire;
 mod world;
@@ -50,12 +54,15 @@ const REST_MAX: Duration = Duration::from_secs(30);
 const ANSWER_MAX: Duration = Duration::from_secs(8);
 
 /// Rare paths that many seeds together must reach, by the names of their counts.
-pub const RARE: [&str; 17] = [
+pub const RARE: [&str; 20] = [
     "asked of a peer",
     "hops",
     "lost with a peer",
     "proposed elsewhere",
     "proposals held",
+    "proposals sent again",
+    "answered again",
+    "reads",
     "changes of members",
     "nodes declared dead",
     "registrations",
@@ -124,6 +131,7 @@ fn run(world: &mut World, seed: u64, machines: &[Machine]) {
     let begin = world.now;
     let end = begin + BUSY;
     plan::begin(world, seed, end);
+    read::start(&world.replicas, seed, world::since_the_beginning(end));
     nemesis::start(&world.replicas, seed, world::since_the_beginning(end));
     world.run_until(end);
     world.calm();

@@ -1,22 +1,25 @@
 //! Commands into the log from any node: who does not lead asks who does, as `node` does it.
 
 use std::future::pending;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use control_plane::raft::{Answer, Proposal};
-use control_plane::state::{Command, Rejection, Reply};
+use control_plane::state::{Command, Rejection, Reply, Ticket};
+use futures_util::future::{Either, select};
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft_rt::{AsyncRuntime, Oneshot, OneshotSender};
+use openraft_rt::AsyncRuntime;
 
-use crate::raft::runtime::{self, Virtual};
-use crate::raft::{Cluster, Host};
+use super::ask::ask;
+use crate::raft::Cluster;
+use crate::raft::runtime::Virtual;
+use crate::session::{Numbered, Session};
 
 /// How long a proposal waits for its answer.
 const PROPOSE_MAX: Duration = Duration::from_secs(5);
 
 /// How long what no leader takes rests before it is tried again.
-const HELD: Duration = Duration::from_millis(50);
+pub(super) const HELD: Duration = Duration::from_millis(50);
 
 /// How often it is looked whether what a leader has applied is applied here.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -36,44 +39,70 @@ enum Attempt {
 }
 
 /// Proposes a command through whoever leads, and waits until it is applied at `node`.
-pub(super) async fn propose(replicas: Cluster, node: u64, command: Command) -> Outcome {
+///
+/// One whose answer got lost is sent again, and applied once all the same, as soon as this process has registered.
+pub(super) async fn propose(replicas: Cluster, node: u64, session: Session, command: Command) -> Outcome {
+    // A registration begins a session, and is of none itself.
+    let is_registration = matches!(command, Command::RegisterNode { .. });
+    let numbered = if is_registration { None } else { session.number() };
     let proposing = async {
         loop {
-            let mut attempt = Box::pin(write(&replicas, node, command.clone())).await;
-            if let Attempt::Held(Some(leader)) = attempt
-                && leader != node
-            {
-                replicas.oracle().count("proposed elsewhere");
-                attempt = Box::pin(ask(&replicas, node, leader, command.clone())).await;
-            }
-            match attempt {
+            let ticket = numbered.as_ref().map(Numbered::ticket);
+            match Box::pin(propose_once(&replicas, node, &command, ticket)).await {
                 Attempt::Applied(index, answer) => {
                     until_applied(&replicas, node, index).await;
+                    // Whether it was applied before its session ended nobody knows.
+                    let answer = answer.filter(|answer| !matches!(answer, Err(Rejection::NoSession { .. })));
+                    replicas.oracle().acknowledged(index, ticket, answer.as_ref());
                     return answer;
                 }
-                Attempt::Held(_) => {
-                    replicas.oracle().count("proposals held");
-                    Virtual::sleep(HELD).await;
-                }
+                Attempt::Held(_) => replicas.oracle().count("proposals held"),
+                Attempt::Unknown if ticket.is_some() => replicas.oracle().count("proposals sent again"),
                 Attempt::Unknown => return None,
             }
+            Virtual::sleep(HELD).await;
         }
     };
     Virtual::timeout(PROPOSE_MAX, proposing).await.unwrap_or(None)
 }
 
+async fn propose_once(replicas: &Cluster, node: u64, command: &Command, ticket: Option<Ticket>) -> Attempt {
+    let leader = match Box::pin(write(replicas, node, command.clone(), ticket)).await {
+        Attempt::Held(Some(leader)) if leader != node => leader,
+        other => return other,
+    };
+    replicas.oracle().count("proposed elsewhere");
+    let (there, command) = (replicas.clone(), command.clone());
+    let asked = ask(replicas, node, leader, async move { Box::pin(write(&there, leader, command, ticket)).await });
+    let replaced = async {
+        match ticket {
+            // Whoever was asked may have gone without a word.
+            Some(_) => until_not_led_by(replicas, node, leader).await,
+            None => pending().await,
+        }
+    };
+    match select(std::pin::pin!(asked), std::pin::pin!(replaced)).await {
+        Either::Left((None | Some(Attempt::Held(_)), _)) => Attempt::Held(None),
+        Either::Left((Some(attempt), _)) => attempt,
+        Either::Right(_) => Attempt::Unknown,
+    }
+}
+
 /// Proposes a command if `node` leads, and not through anybody else: what only a leader may want.
 pub(super) async fn propose_as_leader(replicas: Cluster, node: u64, command: Command) -> Outcome {
-    match Virtual::timeout(PROPOSE_MAX, Box::pin(write(&replicas, node, command))).await {
-        Ok(Attempt::Applied(_, answer)) => answer,
+    match Virtual::timeout(PROPOSE_MAX, Box::pin(write(&replicas, node, command, None))).await {
+        Ok(Attempt::Applied(index, answer)) => {
+            replicas.oracle().acknowledged(index, None, answer.as_ref());
+            answer
+        }
         Ok(Attempt::Held(_) | Attempt::Unknown) | Err(_) => None,
     }
 }
 
 /// Writes a command into the log of a node that leads.
-async fn write(replicas: &Cluster, node: u64, command: Command) -> Attempt {
+async fn write(replicas: &Cluster, node: u64, command: Command, ticket: Option<Ticket>) -> Attempt {
     let Some(core) = replicas.core(node) else { return Attempt::Held(None) };
-    let proposal = Proposal { at: replicas.time(node), command, ticket: None };
+    let proposal = Proposal { at: replicas.time(node), command, ticket };
     match core.client_write(proposal).await {
         Ok(written) => Attempt::Applied(written.log_id.index, written.data),
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => Attempt::Held(forward.leader_id),
@@ -81,44 +110,20 @@ async fn write(replicas: &Cluster, node: u64, command: Command) -> Attempt {
     }
 }
 
-/// Asks another node to write a command.
-async fn ask(replicas: &Cluster, from: u64, to: u64, command: Command) -> Attempt {
-    let (tx, rx) = <<Virtual as AsyncRuntime>::Oneshot as Oneshot>::channel::<Attempt>();
-    let answer = Arc::new(Mutex::new(Some(tx)));
-    let back = {
-        let network = replicas.network().clone();
-        move |attempt: Attempt| {
-            let answer = Arc::clone(&answer);
-            network.carry(to, from, move || {
-                if let Some(tx) = answer.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                    // Whoever asked may have given up.
-                    let _ = tx.send(attempt);
-                }
-            });
+/// Waits until a node knows that `leader` leads no more.
+pub(super) async fn until_not_led_by(replicas: &Cluster, node: u64, leader: u64) {
+    let Some(core) = replicas.core(node) else { return pending().await };
+    let mut metrics = core.server_metrics();
+    drop(core);
+    while metrics.borrow_watched().current_leader == Some(leader) {
+        if metrics.changed().await.is_err() {
+            pending::<()>().await;
         }
-    };
-    let there = replicas.clone();
-    replicas.network().carry(from, to, move || match there.network().host(to) {
-        Host::Off => {}
-        Host::Down | Host::Up(_, None) => back(Attempt::Held(None)),
-        Host::Up(group, Some(_)) => {
-            runtime::spawn_in(group, async move {
-                let attempt = match Box::pin(write(&there, to, command)).await {
-                    Attempt::Held(_) => Attempt::Held(None),
-                    other => other,
-                };
-                back(attempt);
-            });
-        }
-    });
-    match rx.await {
-        Ok(attempt) => attempt,
-        // The node that was asked has gone, and nobody says so.
-        Err(_) => pending().await,
     }
 }
 
-async fn until_applied(replicas: &Cluster, node: u64, index: u64) {
+/// Waits until a node has applied an entry.
+pub(super) async fn until_applied(replicas: &Cluster, node: u64, index: u64) {
     let is_applied = || {
         let last = replicas.view(node).and_then(|view| view.last_applied());
         last.is_some_and(|last| last.index >= index)

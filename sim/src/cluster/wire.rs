@@ -13,6 +13,7 @@ use super::world::World;
 use crate::hop::{Ask, Told};
 use crate::log::Proposer;
 use crate::member::{News, Outgoing};
+use crate::node::Node;
 use crate::raft::runtime::{self, Group};
 use crate::raft::{Cluster, Host};
 
@@ -70,6 +71,8 @@ impl World {
                 Outgoing::Propose(command, proposer) => {
                     let Host::Up(group, Some(_)) = self.replicas.network().host(number(node)) else { continue };
                     let (inbox, life, replicas) = (self.inbox.clone(), self.life(node), self.replicas.clone());
+                    let member = self.nodes.get(&node).and_then(Node::as_member);
+                    let session = member.map(|member| member.session.clone()).unwrap_or_default();
                     runtime::spawn_in(group, async move {
                         let (number, proposed) = (number(node), command.clone());
                         let outcome = match proposer {
@@ -77,7 +80,7 @@ impl World {
                                 Box::pin(propose::propose_as_leader(replicas, number, proposed)).await
                             }
                             Proposer::Supervisor | Proposer::Operator | Proposer::Daemon => {
-                                Box::pin(propose::propose(replicas, number, proposed)).await
+                                Box::pin(propose::propose(replicas, number, session, proposed)).await
                             }
                         };
                         inbox.tell(node, Some(life), News::Answered(command, proposer, outcome));

@@ -13,7 +13,7 @@ use super::loss::Losses;
 use super::voters;
 use super::wire::Hop;
 use crate::journal::Line;
-use crate::member::{Member, News, Seen};
+use crate::member::{Member, News};
 use crate::nature::Nature;
 use crate::node::{Event, Footing, Node};
 use crate::raft::runtime;
@@ -53,6 +53,8 @@ pub(crate) struct World {
     pub(super) swarm: Swarm,
     pub(super) rng: Rng,
     is_told: bool,
+    /// What nodes have told, in order; present while a story is played.
+    lines: Option<Vec<(NodeId, Vec<Line>)>>,
 }
 
 /// When each node has something to do next.
@@ -101,6 +103,7 @@ impl World {
             swarm,
             rng: Rng::stream(seed, "world"),
             is_told,
+            lines: None,
         };
         world.ping_later();
         world
@@ -142,6 +145,11 @@ impl World {
 
     pub(crate) fn nodes_mut(&mut self) -> impl Iterator<Item = &mut Node> {
         self.nodes.values_mut()
+    }
+
+    /// Takes what nodes have told since the last time, and keeps what they tell from here on.
+    pub(crate) fn take_lines(&mut self) -> Vec<(NodeId, Vec<Line>)> {
+        self.lines.replace(Vec::new()).unwrap_or_default()
     }
 
     /// Tells something that is about no node alone.
@@ -253,6 +261,9 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let lines = node.journal.take_lines();
         let violations = std::mem::take(&mut node.journal.violations);
+        if let Some(kept) = self.lines.as_mut().filter(|_| !lines.is_empty()) {
+            kept.push((id, lines.clone()));
+        }
         for Line { who, text, .. } in lines {
             self.oracle().tell(|| format!("{id} {who}{text}"));
         }
@@ -269,8 +280,8 @@ impl World {
             }
             Tiding::Applied(id) => {
                 let Some(view) = self.replicas.view(u64::from(id.0)) else { return };
-                let state = self.oracle().state(&view);
-                self.hear(id, None, News::Applied(Seen(state)));
+                let seen = self.oracle().seen(&view);
+                self.hear(id, None, News::Applied(seen));
             }
             Tiding::News { to, life, news } => {
                 self.settle_hop(to, &news);
@@ -292,11 +303,11 @@ impl World {
         let number = u64::from(id.0);
         let Host::Up(group, Some(_)) = self.replicas.network().host(number) else { return };
         let (Some(core), Some(view)) = (self.replicas.core(number), self.replicas.view(number)) else { return };
-        let state = self.oracle().state(&view);
+        let seen = self.oracle().seen(&view);
         let now = self.now;
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.now = now;
-        node.boot(state);
+        node.boot(&seen);
         let (inbox, life, mut metrics) = (self.inbox.clone(), node.life, core.metrics());
         runtime::spawn_in(group, async move {
             let mut led = false;

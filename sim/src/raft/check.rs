@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use control_plane::codec;
-use control_plane::model::{NodeId, Timestamp};
+use control_plane::model::{Epoch, NodeId, Timestamp};
 use control_plane::raft::{Record, RecordKind, View};
-use control_plane::state::{Command, State, violations};
+use control_plane::state::{Command, Rejection, Reply, State, Ticket, violations};
 use prost::Message;
 use proto::v1;
 use proto::v1::log_entry::Payload;
@@ -18,6 +18,13 @@ use super::history::History;
 use super::journal::Journal;
 use super::mark::Mark;
 use super::runtime;
+use crate::member::Seen;
+
+/// How many replicas are compared after each entry, in turns where there are more.
+///
+/// Each is compared once in a few entries, and whenever it starts or takes a snapshot. That shows as much: a state that has gone
+/// another way stays so, and all replicas run the same code on the same entries, whose bytes are compared on each of them.
+const COMPARED: u64 = 8;
 
 /// How many states are kept.
 const RECENT_MAX: usize = 64;
@@ -51,8 +58,12 @@ pub(crate) struct Facts {
     /// When the last command that was applied was proposed.
     time: Timestamp,
     state: Arc<State>,
+    /// What came of each proposal that has a ticket, by node, epoch and number.
+    answers: BTreeMap<(NodeId, Epoch, u64), Result<Reply, Rejection>>,
+    /// The last entry that anybody outside knows to be applied.
+    known: u64,
     /// The states after the last entries, by index: replicas are compared with them, and share them.
-    recent: BTreeMap<u64, Arc<State>>,
+    recent: BTreeMap<u64, Seen>,
 }
 
 /// The oracle; clones share it.
@@ -162,14 +173,45 @@ impl Oracle {
         }
         let replica = facts.replicas.entry(node).or_default();
         (replica.next, replica.installs) = (last + 1, None);
-        facts.compare(node, last, view);
+        let turns = (facts.replicas.len() as u64).div_ceil(COMPARED);
+        if is_install || (last + node).is_multiple_of(turns) {
+            facts.compare(node, last, view);
+        }
     }
 
     /// Returns what a replica has applied, shared with whoever has applied as much.
-    pub(crate) fn state(&self, view: &View) -> Arc<State> {
+    pub(crate) fn seen(&self, view: &View) -> Seen {
         let last = view.last_applied();
-        let known = last.and_then(|last| self.facts().recent.get(&last.index).map(Arc::clone));
-        known.unwrap_or_else(|| Arc::new(view.read(State::clone)))
+        let known = last.and_then(|last| self.facts().recent.get(&last.index).cloned());
+        known.unwrap_or_else(|| Seen::new(Arc::new(view.read(State::clone))))
+    }
+
+    /// Somebody is told what came of a proposal; `index` is that of its entry, or of the one that sent it again.
+    pub(crate) fn acknowledged(&self, index: u64, ticket: Option<Ticket>, answer: Option<&Result<Reply, Rejection>>) {
+        let mut facts = self.facts();
+        facts.known = facts.known.max(index);
+        let (Some(Ticket { node, epoch, number, .. }), Some(answer)) = (ticket, answer) else { return };
+        let applied = facts.answers.get(&(node, epoch, number));
+        if applied != Some(answer) && !matches!(answer, Err(Rejection::Limit { .. })) {
+            let violation = format!("proposal {number} of {node} is answered {answer:?}, applied was {applied:?}");
+            facts.journal.blame(&violation);
+        }
+    }
+
+    /// Returns the last entry that anybody outside knows to be applied.
+    pub(crate) fn known(&self) -> u64 {
+        self.facts().known
+    }
+
+    /// Somebody reads what a node has applied up to an entry; `known` is what was known when the read began.
+    pub(crate) fn read(&self, node: u64, seen: u64, known: u64) {
+        let mut facts = self.facts();
+        facts.journal.count("reads");
+        facts.known = facts.known.max(seen);
+        if seen < known {
+            let violation = format!("a read at node-{node} sees entry {seen}, {known} was known before it began");
+            facts.journal.blame(&violation);
+        }
     }
 
     /// Returns the index of the last entry that any node has applied.
@@ -232,7 +274,7 @@ impl Facts {
             None if index == self.applied.len() as u64 => {
                 self.apply(entry);
                 self.applied.push((applied, hash(&codec::encode_state(&self.state))));
-                self.recent.insert(index, Arc::clone(&self.state));
+                self.recent.insert(index, Seen::new(Arc::clone(&self.state)));
                 while self.recent.len() > RECENT_MAX {
                     self.recent.pop_first();
                 }
@@ -257,7 +299,11 @@ impl Facts {
             _ => None,
         };
         let counted = counted(&command);
+        let before = self.state.index;
         let result = Arc::make_mut(&mut self.state).apply_once(at, ticket, command);
+        if let Some(ticket) = ticket {
+            self.check_once(ticket, before, &result);
+        }
         // A refusal is an answer like any other.
         if let (Ok(_), Some(what)) = (result, counted) {
             self.journal.count(what);
@@ -273,11 +319,33 @@ impl Facts {
         self.journal.count("commands");
     }
 
+    /// What is proposed again is not applied again, and is answered as it was before.
+    fn check_once(&mut self, ticket: Ticket, before: u64, result: &Result<Reply, Rejection>) {
+        // Neither applied nor kept.
+        if matches!(result, Err(Rejection::NoSession { .. } | Rejection::Limit { .. })) {
+            return;
+        }
+        let Ticket { node, epoch, number, .. } = ticket;
+        match self.answers.get(&(node, epoch, number)) {
+            None => {
+                self.answers.insert((node, epoch, number), result.clone());
+            }
+            Some(first) => {
+                let is_once = first == result && self.state.index == before;
+                self.journal.count("answered again");
+                if !is_once {
+                    let violation = format!("proposal {number} of {node} in epoch {} was applied twice", epoch.0);
+                    self.journal.blame(&violation);
+                }
+            }
+        }
+    }
+
     fn compare(&mut self, node: u64, index: u64, view: &View) {
         let settled = self.applied.get(usize::try_from(index).unwrap_or(usize::MAX));
         let is_equal = match self.recent.get(&index) {
             // Cheaper than to encode it once more.
-            Some(known) => view.read(|state| *state == **known),
+            Some(known) => view.read(|state| *state == *known.state()),
             None => {
                 settled.is_some_and(|(_, settled)| view.read(|state| hash(&codec::encode_state(state))) == *settled)
             }

@@ -257,14 +257,15 @@ impl Cluster {
         let view = machine.view();
         self.oracle().opened(node, &view);
         self.0.views.lock().unwrap_or_else(PoisonError::into_inner).insert(node, view.clone());
-        seen.set(view).map_err(|_| "the view was set before".to_owned())?;
+        seen.set(view.clone()).map_err(|_| "the view was set before".to_owned())?;
         let settings = Arc::new(self.swarm().settings().validate().map_err(|error| error.to_string())?);
         let transport = self.network().transport(node);
-        let network = raft::Network::new(transport.clone());
+        let network = raft::Network::new(transport.clone(), view);
         let core = Core::new(node, settings, network, log, machine).await.map_err(|error| error.to_string())?;
         let oracle = self.oracle().clone();
         let told = move |leader| oracle.tell(|| format!("{node} takes leader {leader} for dead"));
         runtime::spawn_in(group, raft::watch_leader(core.clone(), transport, told));
+        runtime::spawn_in(group, raft::tick_while_voting(core.clone()));
         self.network().set(node, Host::Up(group, Some(Replica::new(core.clone()))));
         self.0.listener.started(node);
         if is_pristine && node == 1 {

@@ -55,7 +55,7 @@ macro_rules! planted {
     };
 }
 
-use planted;
+pub(crate) use planted;
 
 /// How long things go wrong.
 const BUSY: Duration = Duration::from_secs(20);

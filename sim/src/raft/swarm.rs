@@ -34,6 +34,9 @@ pub(crate) struct Swarm {
     /// How often, in thousandths, a message takes as long as `delay_long`.
     pub(crate) delay_long_permille: u32,
     pub(crate) delay_long: Micros,
+    /// What arrives within so many microseconds arrives at once, as from a network card that waits before it interrupts.
+    /// Invariant: at least one.
+    pub(crate) coalesced: u64,
     pub(crate) lost_permille: u32,
     pub(crate) twice_permille: u32,
     /// How often, in thousandths, something on a stream breaks it.
@@ -66,6 +69,7 @@ impl Swarm {
             delay: Micros(100, 500),
             delay_long_permille: 0,
             delay_long: Micros(1_000, 20_000),
+            coalesced: 1,
             lost_permille: 0,
             twice_permille: 0,
             broken_permille: 0,

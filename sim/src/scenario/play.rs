@@ -165,7 +165,8 @@ pub fn play(scenario: &Scenario, seed: u64, is_told: bool) -> Outcome {
 fn replicas(scenario: &Scenario) -> raft::Swarm {
     let latency = u64::try_from(scenario.latency.as_micros()).unwrap_or(u64::MAX);
     let nodes = u64::from(scenario.nodes());
-    raft::Swarm { founders: 1, delay: Micros(latency, latency + latency / 4), ..raft::Swarm::calm(nodes) }
+    let delay = Micros(latency, latency + latency / 4);
+    raft::Swarm { founders: 1, delay, coalesced: (latency / 4).max(1), ..raft::Swarm::calm(nodes) }
 }
 
 fn surroundings() -> Swarm {
@@ -351,15 +352,8 @@ impl Player<'_> {
         if !matches!(replicas.network().host(number), Host::Up(..)) || self.world.is_paused(node) {
             return true;
         }
-        let others = self.world.nodes().filter(|other| other.id != node);
-        let (mut cut, mut all) = (0, 0);
-        for other in others {
-            let other = u64::from(other.id.0);
-            all += 1;
-            let network = replicas.network();
-            cut += usize::from(network.is_blocked(number, other) || network.is_blocked(other, number));
-        }
-        cut * 2 > all
+        let others = self.world.nodes().count() - 1;
+        replicas.network().out_of_reach(number) * 2 > others
     }
 
     /// Lets every call come to its end.

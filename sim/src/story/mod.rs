@@ -13,14 +13,18 @@
 //!
 //! Times are seconds since the beginning. The answers are compared with what happens, or written by it. Nothing in a story
 //! is left to chance.
+//!
+//! A story is about one node, unless its first command makes a cluster.
 
+mod cluster;
 mod parse;
 mod play;
+mod tell;
 
 use std::fmt::Write;
 use std::time::Duration;
 
-use self::parse::{Action, Deployment};
+use self::parse::{Action, Deployment, Step};
 
 /// Why a text is no story.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +50,7 @@ pub struct Told {
 /// Plays a story and writes down what happens.
 pub fn tell(text: &str) -> Result<Told, StoryError> {
     let steps = parse::parse(text)?;
-    let mut player = play::Player::new();
+    let mut player = Player::new(&steps)?;
     let mut told = String::new();
     for step in &steps {
         for line in &step.lines {
@@ -65,4 +69,43 @@ pub fn tell(text: &str) -> Result<Told, StoryError> {
     }
     let (violations, span) = player.end();
     Ok(Told { text: told, violations, span })
+}
+
+/// Whoever plays the story.
+enum Player {
+    Node(Box<play::Player>),
+    Cluster(Box<cluster::Player>),
+}
+
+impl Player {
+    fn new(steps: &[Step]) -> Result<Self, StoryError> {
+        match steps.iter().flat_map(|step| &step.actions).next() {
+            Some((line, Action::Cluster { nodes, memory })) => {
+                let made = cluster::Player::new(*nodes, *memory);
+                made.map(|made| Self::Cluster(Box::new(made))).map_err(|problem| StoryError { line: *line, problem })
+            }
+            _ => Ok(Self::Node(Box::new(play::Player::new()))),
+        }
+    }
+
+    fn act(&mut self, action: &Action) -> Result<(), String> {
+        match self {
+            Self::Node(player) => player.act(action),
+            Self::Cluster(player) => player.act(action),
+        }
+    }
+
+    fn answers(&mut self) -> Vec<String> {
+        match self {
+            Self::Node(player) => player.answers(),
+            Self::Cluster(player) => player.answers(),
+        }
+    }
+
+    fn end(self) -> (Vec<String>, Duration) {
+        match self {
+            Self::Node(player) => player.end(),
+            Self::Cluster(player) => player.end(),
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use control_plane::model::{Bytes, Concurrency, FunctionName, RevisionNumber, Scaling};
+use control_plane::model::{Bytes, Concurrency, FunctionName, NodeId, RevisionNumber, Scaling};
 
 use super::StoryError;
 use crate::call::Kind;
@@ -29,12 +29,24 @@ pub(crate) enum Action {
         memory: Bytes,
         queue_max: usize,
     },
+    /// Makes a cluster instead; before anything else.
+    Cluster {
+        nodes: u32,
+        memory: Bytes,
+    },
     Deploy(Box<Deployment>),
     Call {
         function: FunctionName,
         times: u32,
         every: Duration,
         kind: Kind,
+        /// Where they come in, in a cluster.
+        at: Option<Target>,
+    },
+    /// Something happens to a node of a cluster.
+    Happen {
+        fault: Fault,
+        to: Target,
     },
     Delete(FunctionName),
     Scale(FunctionName, Scaling),
@@ -45,6 +57,27 @@ pub(crate) enum Action {
     Jam(Duration),
     Run(Duration),
     Show,
+}
+
+/// What happens to a node of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Kill,
+    PowerLoss,
+    Start,
+    /// Nothing gets through to it or from it.
+    Isolate,
+    /// Everything gets through again.
+    Mend,
+    Drain,
+    Undrain,
+}
+
+/// A node of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Leader,
+    Node(NodeId),
 }
 
 /// A deployment of one function.
@@ -121,12 +154,24 @@ impl<'a> Words<'a> {
                 memory: self.setting("memory", Bytes::mebi(1024), bytes)?,
                 queue_max: self.setting("queue", 1000, number)?,
             },
+            "cluster" => Action::Cluster {
+                nodes: self.setting("nodes", 3, number)?,
+                memory: self.setting("memory", Bytes::mebi(1024), bytes)?,
+            },
+            "kill" => self.happen(Fault::Kill)?,
+            "power-loss" => self.happen(Fault::PowerLoss)?,
+            "start" => self.happen(Fault::Start)?,
+            "isolate" => self.happen(Fault::Isolate)?,
+            "mend" => self.happen(Fault::Mend)?,
+            "drain" => self.happen(Fault::Drain)?,
+            "undrain" => self.happen(Fault::Undrain)?,
             "deploy" => Action::Deploy(Box::new(self.deployment()?)),
             "call" => Action::Call {
                 function: self.word("a function")?,
                 times: self.setting("times", 1, number)?,
                 every: self.setting("every", Duration::ZERO, duration)?,
                 kind: self.setting("kind", Kind::Plain, kind)?,
+                at: self.setting("at", None, |text| target(text).map(Some))?,
             },
             "delete" => Action::Delete(self.word("a function")?),
             "scale" => Action::Scale(self.word("a function")?, self.scaling()?),
@@ -146,6 +191,10 @@ impl<'a> Words<'a> {
             return Err(format!("{} takes no {word:?}", self.verb));
         }
         Ok(action)
+    }
+
+    fn happen(&mut self, fault: Fault) -> Result<Action, String> {
+        Ok(Action::Happen { fault, to: target(self.next("a node")?)? })
     }
 
     fn deployment(&mut self) -> Result<Deployment, String> {
@@ -210,6 +259,15 @@ fn bytes(text: &str) -> Result<Bytes, String> {
     Err(format!("{text:?} is no size like 128Mi or 1Gi"))
 }
 
+fn target(text: &str) -> Result<Target, String> {
+    let number = text.strip_prefix("node-").and_then(|number| number.parse().ok());
+    match number {
+        Some(number) => Ok(Target::Node(NodeId(number))),
+        None if text == "leader" => Ok(Target::Leader),
+        None => Err(format!("{text:?} is no node like node-2, and not the leader")),
+    }
+}
+
 fn kind(text: &str) -> Result<Kind, String> {
     match text {
         "plain" => Ok(Kind::Plain),
@@ -245,6 +303,7 @@ mod tests {
             ("call hello loudly\n", "line 1: call takes no \"loudly\""),
             ("call hello volume=3\n", "line 1: call takes no \"volume\""),
             ("call hello times=many\n", "line 1: times=many: invalid digit found in string"),
+            ("kill somebody\n", "line 1: \"somebody\" is no node like node-2, and not the leader"),
             ("----\n", "line 1: there is no command before ----"),
         ];
         for (text, problem) in cases {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Host, Network, Refusal};
+use super::{Host, Network, Refusal, Wires};
 use crate::raft::runtime;
 
 /// How long the kernel waits before it sends again what was lost.
@@ -36,6 +36,24 @@ impl Network {
 
     /// Returns whether nothing at all comes through from one node to another.
     pub(crate) fn is_blocked(&self, from: u64, to: u64) -> bool {
-        self.is_cut(from, to) || self.refusal(from, to) == Some(Refusal::All)
+        self.wires().is_blocked(from, to)
+    }
+
+    /// Returns how many of the other nodes a node does not reach, or is not reached by.
+    pub(crate) fn out_of_reach(&self, node: u64) -> usize {
+        let wires = self.wires();
+        let is_blocked = |other: u64| wires.is_blocked(node, other) || wires.is_blocked(other, node);
+        // Nothing is blocked by more than missing power, most of the time.
+        let is_calm =
+            wires.cuts.is_empty() && wires.refused.is_empty() && !matches!(wires.hosts.get(&node), Some(Host::Off));
+        let others = wires.hosts.iter().filter(|(other, _)| **other != node);
+        let out = |(other, host): &(&u64, &Host)| matches!(host, Host::Off) || !is_calm && is_blocked(**other);
+        others.filter(out).count()
+    }
+}
+
+impl Wires {
+    fn is_blocked(&self, from: u64, to: u64) -> bool {
+        self.is_cut(from, to) || self.refused.get(&(from, to)) == Some(&Refusal::All)
     }
 }

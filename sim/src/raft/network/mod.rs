@@ -176,7 +176,10 @@ impl Wires {
         let permille = self.swarm.delay_long_permille;
         let range = if self.rng.chance(permille) { self.swarm.delay_long } else { self.swarm.delay };
         let more = [&self.distances, &self.slow].into_iter().filter_map(|more| more.get(&(from, to)));
-        range.draw(&mut self.rng) + more.sum::<Duration>()
+        let delay = range.draw(&mut self.rng) + more.sum::<Duration>();
+        let now = runtime::now();
+        let arrives = now + u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX >> 1);
+        Duration::from_nanos(arrives.next_multiple_of(self.swarm.coalesced * 1_000) - now)
     }
 }
 

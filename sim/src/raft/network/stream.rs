@@ -61,7 +61,7 @@ impl Direction {
             let again = if wires.loses() { Duration::from_millis(200) } else { Duration::ZERO };
             let delay = wires.delay(self.from, self.to) + again;
             let earliest = runtime::now() + u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
-            flow.arrives = earliest.max(flow.arrives + 1);
+            flow.arrives = earliest.max(flow.arrives);
             Duration::from_nanos(flow.arrives - runtime::now())
         };
         let direction = Arc::clone(self);

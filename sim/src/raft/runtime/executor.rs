@@ -5,7 +5,7 @@
 //! of functions without a receiver. What runs while futures are dropped must bear that the executor has gone already.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
@@ -66,6 +66,8 @@ pub(super) type EventKey = (u64, u64);
 pub(super) struct Core {
     pub(super) now: u64,
     pub(super) events: BTreeMap<EventKey, Event>,
+    /// The events of this moment that were there when it came: all of them happen before any task sees one.
+    due: VecDeque<Event>,
     pub(super) draws: Rng,
     order: Rng,
     tasks: BTreeMap<u64, Task>,
@@ -85,6 +87,7 @@ impl Core {
         Self {
             now: 0,
             events: BTreeMap::new(),
+            due: VecDeque::new(),
             draws: Rng::stream(seed, "openraft"),
             order: Rng::stream(seed, "order of tasks"),
             tasks: BTreeMap::new(),
@@ -135,6 +138,9 @@ impl Core {
     fn next(&mut self, until: u64) -> Step {
         self.steps += 1;
         assert!(self.steps < STEPS_MAX, "{STEPS_MAX} steps without time going on");
+        if let Some(event) = self.due.pop_front() {
+            return Step::Fire(event);
+        }
         if let Some(number) = self.pick() {
             self.mix(number);
             let Some(task) = self.tasks.get_mut(&number) else { return Step::Again };
@@ -150,7 +156,10 @@ impl Core {
                     (self.now, self.steps) = (key.0, 0);
                 }
                 self.mix(key.0);
-                self.events.remove(&key).map_or(Step::Again, Step::Fire)
+                while let Some(event) = self.events.first_entry().filter(|event| event.key().0 == key.0) {
+                    self.due.push_back(event.remove());
+                }
+                Step::Again
             }
             Some(_) => {
                 self.now = self.now.max(until);
