@@ -22,6 +22,7 @@ pub mod manifest;
 pub mod net;
 pub mod peering;
 mod pieces;
+mod priority;
 pub mod raft;
 pub mod sandbox;
 pub mod telemetry;

@@ -23,6 +23,13 @@ fn end(daemon: &Daemon, function: &str, how: &str) -> String {
     reply.body
 }
 
+/// Returns a process's niceness (proc(5), the seventeenth field after the name of the program).
+fn niceness(pid: u32) -> i32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
+    let fields = stat.rsplit_once(") ").expect("the name ends in a bracket").1;
+    fields.split(' ').nth(16).and_then(|field| field.parse().ok()).expect("a number")
+}
+
 fn a_forked_function_cannot_be_told_from_an_executed_one() {
     let daemon = Daemon::agent();
     daemon.apply(&repository().join("tests/functions/twins"));
@@ -44,6 +51,8 @@ fn a_forked_function_cannot_be_told_from_an_executed_one() {
         assert_ne!(outcome, "went through", "{attempt}");
     }
     assert_eq!(forked["same"]["status"]["Seccomp"][0], "2");
+    // The node goes before what it runs, and what it runs with all others.
+    assert_eq!((niceness(daemon.pid()), &forked["same"]["niceness"]), (-10, &Value::from(0)));
 
     // Of its namespaces it shares none with a sibling but the two of time, which nobody makes.
     let names = |answer: &Value| -> Vec<String> {

@@ -89,7 +89,9 @@ impl Trio {
             let peer = peers[number - 1];
             let (client, peer) = (format!("http://{}", trio.clients[number - 1]), format!("http://{peer}"));
             let [command, again] = [(), ()].map(|()| {
-                let mut command = Command::new(&program);
+                // It goes as first as ours do.
+                let mut command = Command::new("nice");
+                command.args(["-n", "-10"]).arg(&program);
                 command.args(["--name", &format!("n{number}"), "--initial-cluster-state", "new"]);
                 command.args(["--log-level", "error"]);
                 command.arg("--data-dir").arg(trio.folder().join(format!("etcd-{number}")));

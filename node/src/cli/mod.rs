@@ -28,6 +28,7 @@ use clap::Parser;
 
 use self::args::{Arguments, Command};
 use self::failure::Failure;
+use crate::priority;
 
 /// Runs the command that this process was started with and returns its exit code.
 pub fn main() -> ExitCode {
@@ -40,6 +41,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    if matches!(arguments.command, Command::Dev(_) | Command::Agent(_) | Command::BenchVoter(_)) {
+        priority::go_first();
+    }
     let result = match arguments.command {
         // These two are the node, and this one makes sandboxes as a node does: they need all cores.
         Command::Dev(_) | Command::Agent(_) | Command::Bench(_) => runtime(true),

@@ -32,7 +32,7 @@ use super::layout::Layout;
 use super::protocol::{Answer, BlankNetwork, CgroupLimits, Request, Role, Workload, receive, send};
 use super::seccomp::Profile;
 use super::spec::{ID_SHIFT, blank};
-use crate::error_chain;
+use crate::{error_chain, priority};
 
 /// The name of the hidden subcommand.
 pub const SUBCOMMAND: &str = "spawner";
@@ -49,6 +49,7 @@ pub fn main_if_spawner() -> Option<i32> {
         return None;
     }
     let (run_dir, cgroup_parent) = (arguments.next()?, arguments.next()?);
+    priority::go_along();
     let spawner = Spawner::new(PathBuf::from(run_dir), cgroup_parent.to_string_lossy().into_owned());
     let result = spawner.and_then(|mut spawner| spawner.run());
     Some(match result {
