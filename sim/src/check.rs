@@ -17,8 +17,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(75);
 /// The longest that they wait, less its jitter.
 const BACKOFF_MAX: Duration = Duration::from_millis(22_500);
 
-/// How long an instance of a candidate is ready before nobody may say that the candidate does not start.
-const PROMOTED_WITHIN: Duration = Duration::from_secs(5);
+/// How long an instance of a candidate is ready before nobody may say that the candidate does not start: it says so every two
+/// seconds, and one report of two may get lost.
+const PROMOTED_WITHIN: Duration = Duration::from_secs(25);
 
 impl Node {
     /// Every call that came in is done, failed, refused or still open.

@@ -343,7 +343,9 @@ impl Dispatch {
         match self.instances.get_mut(&instance) {
             Some(slots) if slots.in_flight < concurrency => {
                 slots.in_flight += 1;
-                slots.moved_at = now;
+                if !planted!(BusyRetired) {
+                    slots.moved_at = now;
+                }
                 if slots.in_flight >= concurrency {
                     self.free.pop();
                 }
