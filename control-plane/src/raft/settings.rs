@@ -13,7 +13,7 @@ const KEPT_ENTRIES: u64 = 1_000;
 /// Entries that one append takes at most.
 const APPEND_ENTRIES_MAX: u64 = 4_096;
 
-/// Milliseconds that a leader without a quorum goes on before it looks for one: no less than two elections.
+/// Milliseconds that a leader without a quorum goes on before it looks for one, at least: never less than two elections.
 const QUORUM_PROBE_MS: u64 = 1_000;
 
 /// How soon voters take a silent leader for gone. All voters of a cluster must agree about it.
@@ -48,9 +48,22 @@ pub fn settings(timing: Timing) -> Config {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
         max_in_snapshot_log_to_keep: KEPT_ENTRIES,
         enable_pre_vote: Some(true),
-        quorum_loss_probe_interval: Some(QUORUM_PROBE_MS),
+        quorum_loss_probe_interval: Some(QUORUM_PROBE_MS.max(timing.election_max_ms.saturating_mul(2))),
         // A leader that lost its unsynced tail would come back in the same term and give its log ids away twice.
         enable_leader_restore: Some(planted!(LeaderRestored)),
         ..Config::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_timing_makes_settings_that_openraft_takes() {
+        let slow = Timing { heartbeat_ms: 500, election_min_ms: 2_000, election_max_ms: 4_000 };
+        for timing in [Timing::default(), slow] {
+            settings(timing).validate().expect("the settings agree with each other");
+        }
     }
 }

@@ -26,6 +26,9 @@ const CONNECTIONS: usize = 8;
 /// How many first writes are under way at once.
 const FIRST_WRITES: usize = 64;
 
+/// How often one turn may lose its leader.
+const TURNS_LOST_MAX: u32 = 5;
+
 /// What clients do, each one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
@@ -70,7 +73,7 @@ pub(super) async fn contest(
         for party in [Some(&mut ours), etcd.as_mut()].into_iter().flatten() {
             bench.go_on()?;
             // The first round warms up.
-            party.turn(count, round > 0).await?;
+            party.take_turn(bench, count, round > 0).await?;
         }
     }
     let theirs = etcd.map_or_else(
@@ -82,6 +85,7 @@ pub(super) async fn contest(
 
 /// One side: its processes, the connections to its leader, and what came of it.
 struct Party {
+    dialect: Dialect,
     trio: Trio,
     work: Work,
     clients: Vec<Client>,
@@ -91,32 +95,49 @@ struct Party {
 impl Party {
     /// Waits until a leader takes writes, and connects to it.
     async fn gather(dialect: Dialect, trio: Trio, work: Work) -> Result<Self, BenchError> {
-        let connect = |address| Client::new(dialect, address).map_err(|error| failed(&error));
+        let mut party = Self { dialect, trio, work, clients: Vec::new(), driven: Driven::default() };
+        party.connect().await?;
+        Ok(party)
+    }
+
+    /// Connects to whoever leads, once that one has taken the first writes where values are to be read.
+    async fn connect(&mut self) -> Result<(), BenchError> {
+        let connect = |address| Client::new(self.dialect, address).map_err(|error| failed(&error));
         let looking = async {
             loop {
-                for (number, address) in trio.clients.iter().enumerate() {
+                for (address, front) in self.trio.clients.iter().zip(&self.trio.fronts) {
                     let client = connect(*address)?;
-                    if client.is_leader().await {
-                        return Ok::<_, BenchError>((number, client));
+                    if !client.is_leader().await {
+                        continue;
+                    }
+                    match self.work {
+                        Work::Write => return Ok::<_, BenchError>(*address),
+                        Work::Read if write_first(&client).await.is_ok() => return Ok(*front),
+                        // It leads no more.
+                        Work::Read => {}
                     }
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
-        let (leader, client) =
+        let address =
             timeout(PATIENCE, looking).await.map_err(|_| BenchError::Timeout("three voters have a leader"))??;
-        let address = match work {
-            Work::Write => trio.clients[leader],
-            Work::Read => {
-                for first in (0..KEYS).step_by(FIRST_WRITES) {
-                    let writes = (first..first + FIRST_WRITES).map(|number| client.put(number));
-                    try_join_all(writes).await.map_err(|status| failed(&status))?;
-                }
-                trio.fronts[leader]
+        self.clients = (0..CONNECTIONS).map(|_| connect(address)).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    /// Takes a turn, and takes it again where the leader was another one before it was over.
+    async fn take_turn(&mut self, bench: &Bench<'_>, count: usize, counts: bool) -> Result<(), BenchError> {
+        let mut lost = 0;
+        while let Err(error) = self.turn(count, counts).await {
+            lost += 1;
+            if lost == TURNS_LOST_MAX {
+                return Err(error);
             }
-        };
-        let clients = (0..CONNECTIONS).map(|_| connect(address)).collect::<Result<_, _>>()?;
-        Ok(Self { trio, work, clients, driven: Driven::default() })
+            bench.say(&format!("the turn begins again: {error}"));
+            self.connect().await?;
+        }
+        Ok(())
     }
 
     /// Lets `count` clients work, each on one value after the other.
@@ -149,6 +170,14 @@ impl Party {
         }
         Ok(())
     }
+}
+
+/// Writes every value that is to be read.
+async fn write_first(client: &Client) -> Result<(), tonic::Status> {
+    for first in (0..KEYS).step_by(FIRST_WRITES) {
+        try_join_all((first..first + FIRST_WRITES).map(|number| client.put(number))).await?;
+    }
+    Ok(())
 }
 
 fn failed(error: &dyn std::error::Error) -> BenchError {
