@@ -378,13 +378,25 @@ impl Dispatch {
         if self.queue.is_empty() {
             return 0;
         }
+        let rounds = self.pace.rounds();
+        if rounds == 0 {
+            return pace::worthwhile(self.queue.len(), 0, rounds, self.limits.concurrency);
+        }
         // One that has not moved for as long as a start takes may be busy for long: nobody waits for it.
         let patience = self.pace.start();
-        let moves = self.instances.values().filter(|slots| !slots.is_draining).map(|slots| slots.moved_at + patience);
-        let working = moves.filter(|end| *end > now);
-        self.review = working.clone().min().filter(|_| self.pace.rounds() > 0);
-        let working = u32::try_from(working.count()).unwrap_or(u32::MAX);
-        self.pace.worthwhile(self.queue.len(), working, self.limits.concurrency)
+        let (mut working, mut stuck) = (0, 0);
+        for slots in self.instances.values().filter(|slots| !slots.is_draining) {
+            let end = slots.moved_at + patience;
+            if end > now {
+                working += 1;
+                self.review = Some(self.review.map_or(end, |review| review.min(end)));
+            } else {
+                stuck += 1;
+            }
+        }
+        // Where nothing moves any more, calls have become long, whatever those were that have ended.
+        let rounds = if working == 0 && stuck > 0 { 0 } else { rounds };
+        pace::worthwhile(self.queue.len(), working, rounds, self.limits.concurrency)
     }
 
     fn decline(&mut self, now: Timestamp, reason: &DeclineReason, effects: &mut Vec<Effect>) {

@@ -65,14 +65,15 @@ impl Pace {
             u32::try_from(self.start().as_micros() / call.max(CALL_MIN).as_micros()).unwrap_or(u32::MAX)
         })
     }
+}
 
-    /// Returns how many starts are worth it for `waiting` calls, where `working` instances go on serving.
-    pub(super) fn worthwhile(&self, waiting: usize, working: u32, concurrency: Concurrency) -> u32 {
-        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
-        let (slots, rounds) = (u32::from(concurrency.get()), self.rounds());
-        let served = working.saturating_mul(slots).saturating_mul(rounds);
-        waiting.saturating_sub(served).div_ceil(slots.saturating_mul(rounds.max(1)))
-    }
+/// Returns how many starts are worth it for `waiting` calls, where `working` instances go on serving and one slot serves so many
+/// `rounds` while a start takes place.
+pub(super) fn worthwhile(waiting: usize, working: u32, rounds: u32, concurrency: Concurrency) -> u32 {
+    let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
+    let slots = u32::from(concurrency.get());
+    let served = working.saturating_mul(slots).saturating_mul(rounds);
+    waiting.saturating_sub(served).div_ceil(slots.saturating_mul(rounds.max(1)))
 }
 
 fn average(average: &mut Option<Duration>, sample: Duration) {

@@ -163,7 +163,9 @@ fn nobody_waits_for_an_instance_that_is_busy_for_longer_than_a_start_takes() {
     dispatch.on_input(at(1), Input::Finished { invocation: InvocationId(1) });
     // The next one is not short as the first was.
     dispatch.on_input(at(10), arrived(2));
-    dispatch.on_input(at(20), arrived(3));
+    for number in 3..13 {
+        dispatch.on_input(at(20), arrived(number));
+    }
     assert_eq!((dispatch.wanted(), dispatch.wake_at()), (0, Some(at(60))));
-    assert_eq!(dispatch.on_input(at(60), Input::Woke), [Effect::Want { starting: 1 }]);
+    assert_eq!(dispatch.on_input(at(60), Input::Woke), [Effect::Want { starting: 10 }], "nor are they taken for short");
 }
