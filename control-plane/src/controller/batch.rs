@@ -31,17 +31,16 @@ impl Controller {
                     if let Some(verification) = verification {
                         verification.no_fit = None;
                     }
-                    self.told_no_room.remove(&ask);
                     places.push(Place { revision: ask.revision, node, purpose: ask.purpose });
                 }
                 Err(no_fit) => {
-                    let reason = no_fit.to_string();
                     if let Some(verification) = verification {
-                        verification.no_fit = Some(reason.clone());
+                        verification.no_fit = Some(no_fit.to_string());
                     }
-                    if self.told_no_room.get(&ask).is_none_or(|until| *until <= now) {
+                    if !self.told_no_room.contains_key(&ask) {
                         self.told_no_room.insert(ask.clone(), now + TELL_AGAIN);
-                        effects.push(Effect::NotPlaced { revision: ask.revision.clone(), reason });
+                        let (revision, reason) = (ask.revision.clone(), no_fit.to_string());
+                        effects.push(Effect::NotPlaced { revision, reason });
                     }
                     self.no_room.insert(ask, state.index);
                 }

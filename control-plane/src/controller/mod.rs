@@ -55,7 +55,7 @@ pub struct Beat {
 pub enum Effect {
     /// Propose to the log; ends in `Answered`, also when the outcome is unknown after a time (then a later `Applied` shows it).
     Propose(Command),
-    /// Tell people that an instance fits nowhere, and why; told once until it fits, or until a while has passed.
+    /// Tell people that an instance fits nowhere, and why; not told again for a while.
     NotPlaced {
         /// What it runs.
         revision: RevisionId,
@@ -164,7 +164,7 @@ impl Controller {
         if events.is_empty() || state.nodes.get(&node).is_none_or(|known| known.epoch != epoch) {
             return false;
         }
-        let mut matters = state.nodes.values().any(|node| node.is_draining);
+        let mut matters = state.nodes.values().any(|node| node.is_draining && !node.is_dead);
         for event in events {
             let (ReportEvent::Ready { instance, .. } | ReportEvent::StartFailed { instance, .. }) = &event;
             let is_its_own = match state.placements.get(instance) {

@@ -361,6 +361,28 @@ fn a_whole_minimum_is_one_entry_of_the_log() {
 }
 
 #[test]
+fn what_fits_nowhere_is_told_once_in_a_while() {
+    let mut cluster = Cluster::new();
+    cluster.deploy(1, 0);
+    cluster.all_ready(1);
+    let scaling = Scaling::new(200, 1000, Duration::from_secs(60)).expect("the limits are valid");
+    let scale = Command::Scale { function: id(1).function, change: scaling.into() };
+    cluster.state.apply(cluster.now, scale).expect("it scales");
+    let mut told = 0;
+    for minute in 1..=3 {
+        for _ in 0..20 {
+            // Something else has changed, so that it is tried again.
+            cluster.state.index += 1;
+            let effects = cluster.controller.on_input(cluster.now, Input::Applied(&cluster.state));
+            told += effects.iter().filter(|effect| matches!(effect, Effect::NotPlaced { .. })).count();
+            cluster.carry_out(effects);
+        }
+        assert_eq!(told, minute, "with its reason, and not with every try");
+        cluster.now = cluster.now + Duration::from_secs(60);
+    }
+}
+
+#[test]
 fn what_is_refused_of_a_batch_rests_and_is_asked_for_again() {
     let mut cluster = Cluster::new();
     cluster.deploy(1, 0);
