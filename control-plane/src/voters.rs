@@ -4,7 +4,7 @@
 //! 5 voters, spread over zones, and a cluster of two nodes has one.
 //!
 //! An operator may want a node to vote: it takes the place of one that nobody wants, or that was wanted earlier. That is a
-//! preference and no order: the number stays what it is, the leader keeps its vote, and whoever is dead votes no more.
+//! preference and no order: the number stays what it is, the leader keeps its vote, and whoever is dead is replaced.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -196,11 +196,13 @@ fn wanted(spare: &BTreeSet<NodeId>, nodes: &BTreeMap<NodeId, Voice>) -> Option<N
     wanted.max().map(|(_, node)| node)
 }
 
-/// Returns who gives its vote up first: whoever is wanted least, then whoever shares its zone with most, then the highest id.
+/// Returns who gives its vote up first: whoever is wanted least, then whoever is dead, then whoever shares its zone
+/// with most, then the highest id.
 fn first_to_go(leader: NodeId, kept: &BTreeSet<NodeId>, nodes: &BTreeMap<NodeId, Voice>) -> Option<NodeId> {
     let zones = zones(kept, nodes);
     let others = kept.iter().copied().filter(|node| *node != leader);
-    others.max_by_key(|node| (Reverse(promoted_at(node, nodes)), sharing(&zones, node, nodes), *node))
+    let is_dead = |node: &NodeId| nodes.get(node).is_some_and(|voice| voice.is_dead);
+    others.max_by_key(|node| (Reverse(promoted_at(node, nodes)), is_dead(node), sharing(&zones, node, nodes), *node))
 }
 
 /// Returns the first node that may vote and stands in a zone where nobody does.
@@ -368,6 +370,18 @@ mod tests {
         assert_eq!(voting(&nodes), [1, 2, 4]);
         settle(&mut voters, at(70), &mut nodes);
         assert_eq!(voting(&nodes), [1, 2, 3]);
+    }
+
+    #[test]
+    fn whoever_is_wanted_takes_the_place_of_one_that_is_dead() {
+        let mut voters = Voters::default();
+        let mut nodes = cluster(4);
+        settle(&mut voters, at(0), &mut nodes);
+        assert_eq!(voting(&nodes), [1, 2, 3]);
+        nodes.get_mut(&NodeId(2)).unwrap().is_dead = true;
+        nodes.get_mut(&NodeId(4)).unwrap().promoted_at = Some(10);
+        settle(&mut voters, at(0), &mut nodes);
+        assert_eq!(voting(&nodes), [1, 3, 4]);
     }
 
     #[test]
