@@ -51,8 +51,13 @@ pub fn violations(state: &State) -> Vec<String> {
     for id in state.removed.iter().filter(|id| state.is_member(**id)) {
         found.push(format!("{id} was removed and is a member"));
     }
-    for name in state.deleted.keys().filter(|name| state.functions.contains_key(*name)) {
-        found.push(format!("{name} exists and counts as deleted"));
+    for (name, deleted) in &state.deleted {
+        if state.functions.contains_key(name) {
+            found.push(format!("{name} exists and counts as deleted"));
+        }
+        if deleted.index > state.index {
+            found.push(format!("{name} was deleted at index {}, the state has {}", deleted.index, state.index));
+        }
     }
     for (instance, placement) in &state.placements {
         if !state.nodes.contains_key(&placement.node) {

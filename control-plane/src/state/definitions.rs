@@ -6,6 +6,9 @@ use super::function::check_routes;
 use super::{App, DELETED_MAX, Deleted, FUNCTIONS_MAX, Function, Rejection, Reply, State, violations};
 use crate::model::{AppName, FunctionName};
 
+/// The highest index that is taken over: there are as many left as anybody could use up.
+const INDEX_MAX: u64 = u64::MAX / 2;
+
 /// Everything that users have defined. Nodes, placements, sessions and join tokens belong to one cluster and are no part of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Definitions {
@@ -43,8 +46,7 @@ impl State {
         if !self.is_fresh() {
             return Err(Rejection::NotFresh);
         }
-        definitions.check()?;
-        let Definitions { index, apps, functions, deleted } = definitions;
+        let Definitions { index, apps, functions, deleted } = definitions.checked()?;
         (self.apps, self.functions, self.deleted) = (apps, functions, deleted);
         self.index = self.index.max(index);
         Ok(self.done())
@@ -52,8 +54,11 @@ impl State {
 }
 
 impl Definitions {
-    /// Refuses what no sequence of commands leads to.
-    fn check(&self) -> Result<(), Rejection> {
+    /// Refuses what contradicts itself or is beyond a limit.
+    fn checked(self) -> Result<Self, Rejection> {
+        if self.index > INDEX_MAX {
+            return Err(Rejection::Unsound(format!("index {} is beyond {INDEX_MAX}", self.index)));
+        }
         for (what, count, limit) in
             [("functions", self.functions.len(), FUNCTIONS_MAX), ("deleted functions", self.deleted.len(), DELETED_MAX)]
         {
@@ -62,9 +67,13 @@ impl Definitions {
             }
         }
         check_routes(self.functions.iter().map(|(name, function)| (name, function.triggers.as_slice())))?;
-        let Self { index, apps, functions, deleted } = self.clone();
+        let Self { index, apps, functions, deleted } = self;
         let alone = State { index, apps, functions, deleted, ..State::default() };
-        violations(&alone).into_iter().next().map_or(Ok(()), |violation| Err(Rejection::Unsound(violation)))
+        if let Some(violation) = violations(&alone).into_iter().next() {
+            return Err(Rejection::Unsound(violation));
+        }
+        let State { index, apps, functions, deleted, .. } = alone;
+        Ok(Self { index, apps, functions, deleted })
     }
 }
 
@@ -151,8 +160,9 @@ mod tests {
         no_app.apps.clear();
         let mut pending = good.clone();
         pending.functions.get_mut(&name("f")).expect("it is there").live = Some(RevisionNumber(2));
-        let early = Definitions { index: 1, ..good };
-        for bad in [no_app, pending, early] {
+        let early = Definitions { index: 1, ..good.clone() };
+        let endless = Definitions { index: u64::MAX, ..good };
+        for bad in [no_app, pending, early, endless] {
             let mut state = registered();
             let refused = state.apply(at(9), Command::Restore(Box::new(bad)));
             assert!(matches!(refused, Err(Rejection::Unsound(_))), "{refused:?}");

@@ -79,7 +79,6 @@ impl State {
         unset: &BTreeSet<String>,
     ) -> Result<Reply, Rejection> {
         let node = self.nodes.get_mut(&id).ok_or(Rejection::NoNode(id))?;
-        check_labels(&set).map_err(|error| Rejection::BadLabel(error.to_string()))?;
         let after = relabelled(node.labels_set(), set, unset);
         let after = after.map_err(|key| Rejection::LabelNotSet { node: id, key })?;
         check_labels(&after).map_err(|error| Rejection::BadLabel(error.to_string()))?;
