@@ -47,7 +47,10 @@ impl Default for Elsewhere {
 impl Elsewhere {
     /// Returns what node `here` knows of the others.
     pub fn new(state: &State, here: NodeId) -> Self {
-        Self { here, table: Arc::new(Table::new(state)) }
+        // Who is alone has nobody to ask about anything.
+        let is_alone = state.nodes.keys().all(|node| *node == here);
+        let removed = || Table { removed: state.removed.clone(), ..Table::default() };
+        Self { here, table: Arc::new(if is_alone { removed() } else { Table::new(state) }) }
     }
 
     /// Returns what node `here` knows of the others as of the same state.

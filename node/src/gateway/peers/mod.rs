@@ -62,7 +62,7 @@ const DECLINE_KEPT: Duration = Duration::from_secs(1);
 pub(super) struct Peers {
     here: NodeId,
     pool: Pool,
-    known: RwLock<Arc<Elsewhere>>,
+    known: RwLock<Elsewhere>,
     /// When a revision was last declined for want of room.
     declined: Mutex<HashMap<RevisionId, Instant>>,
     /// Counts the calls that went elsewhere, which spreads them.
@@ -90,7 +90,7 @@ impl Peers {
 
     /// Follows the applied state.
     pub(super) fn set_state(&self, state: &State) {
-        let known = Arc::new(Elsewhere::new(state, self.here));
+        let known = Elsewhere::new(state, self.here);
         self.pool.keep(|node| known.is_peer(node));
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
         let now = Instant::now();
@@ -98,8 +98,8 @@ impl Peers {
         declined.retain(|_, at| now.duration_since(*at) < DECLINE_KEPT);
     }
 
-    fn known(&self) -> Arc<Elsewhere> {
-        Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    fn known(&self) -> Elsewhere {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn note_decline(&self, revision: &RevisionId) {
@@ -114,19 +114,16 @@ impl Peers {
 
     fn order(&self, known: &Elsewhere, revision: &RevisionId) -> Option<Vec<NodeId>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let order = known.order(revision, turn, |node| self.pool.is_shunned(node) || self.pool.is_suspected(node));
-        if !order.is_empty() {
-            return Some(order);
-        }
-        // Whoever is suspected may be there.
-        let order = known.order(revision, turn, |node| self.pool.is_shunned(node));
+        let mut order = known.order(revision, turn, |node| self.pool.is_shunned(node));
+        // Whoever is suspected may be there, and is asked last.
+        order.sort_by_cached_key(|node| self.pool.is_suspected(*node));
         (!order.is_empty()).then_some(order)
     }
 }
 
 impl Core {
     /// Returns the way to other nodes for a call that may take it.
-    fn peers_for(&self, call: &Call<'_>) -> Option<(&Peers, Arc<Elsewhere>)> {
+    fn peers_for(&self, call: &Call<'_>) -> Option<(&Peers, Elsewhere)> {
         let peers = self.peers.as_ref().filter(|_| call.from.is_none())?;
         let known = peers.known();
         known.has_peers().then_some((peers, known))
