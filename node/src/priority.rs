@@ -2,8 +2,11 @@
 //!
 //! Voters that are not run for a quarter of a second are taken for dead by the others, and calls wait for the gateway whatever
 //! their functions do. So a node runs before functions that keep every processor busy; what it starts for them does not.
+//!
+//! Niceness counts among the processes and cgroups of one cgroup. A service manager that gives the node a cgroup of its own
+//! decides by that one's weight instead (systemd: `CPUWeight=`).
 
-/// The niceness of a node: it gets nine times what a usual process gets, where both are short of it.
+/// The niceness of a node: it gets nine times what a usual process beside it gets, where both are short of it.
 const NODE: i32 = -10;
 
 /// The niceness of everything else.

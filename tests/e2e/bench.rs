@@ -70,6 +70,10 @@ fn benchmarks_of_a_cluster_have_every_figure() {
             let ours = &section["rows"][0];
             let is_measured = ours["samples"].as_u64() > Some(0) && ours["p50"].is_number();
             assert!(ours["role"] == "ours" && is_measured, "{bench}: {section}");
+            if let Some(calls) = ours["parts"]["calls"].as_f64() {
+                let failed = ours["parts"]["failed calls"].as_f64().expect("it is told beside the calls");
+                assert!(calls > 0.0 && failed < calls / 2.0, "{bench}: most calls are answered: {section}");
+            }
         }
         let goals: usize = found.iter().filter_map(|section| Some(section["goals"].as_array()?.len())).sum();
         // What is to be some times a peer's says nothing where the peer is not installed.

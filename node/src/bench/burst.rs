@@ -1,6 +1,5 @@
 //! `hearth bench burst`: many first calls at once.
 
-use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use futures_util::future::join_all;
 use super::annex::Annex;
 use super::load::{Load, Outcome};
 use super::peer::Peer;
-use super::program::{Address, install, server};
+use super::program::write_app;
 use super::report::{Report, Role, Row, Section};
 use super::sample::Samples;
 use super::subject::{Logging, Subject};
@@ -22,9 +21,6 @@ const ROUNDS: usize = 3;
 
 /// How many start at once.
 const SIZES: [usize; 2] = [100, 500];
-
-/// The port on which functions serve HTTP in their sandbox.
-const FUNCTION_PORT: u16 = 8080;
 
 /// The function that is called. It goes as soon as it has nothing to do.
 const MANIFEST: &str = r#"
@@ -136,10 +132,7 @@ fn all(peer: &Peer, size: usize, at_once: usize) -> Result<Vec<Duration>, BenchE
 fn functions(bench: &Bench<'_>, rounds: usize) -> Result<Vec<Section>, BenchError> {
     let what = io_at("the app of the benchmark cannot be written");
     let app = folder_in(std::env::temp_dir()).map_err(&what)?;
-    fs::write(app.path().join("hearth.toml"), MANIFEST).map_err(&what)?;
-    fs::create_dir(app.path().join("static")).map_err(&what)?;
-    let bytes = server(Address::Port(FUNCTION_PORT)).map_err(&what)?;
-    install(&bytes, &app.path().join("static/server")).map_err(&what)?;
+    write_app(app.path(), MANIFEST).map_err(&what)?;
     bench.say("functions: building and deploying");
     let subject = Subject::start(bench, Logging::Default)?;
     subject.apply(app.path())?;

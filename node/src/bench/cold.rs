@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::annex::Annex;
 use super::http::{Connection, get};
 use super::peer::{Peer, first_byte};
-use super::program::{Address, install, server};
+use super::program::{Address, install, server, write_app};
 use super::report::{Report, Role, Row, Section, Side};
 use super::sample::Samples;
 use super::subject::{Logging, Subject};
@@ -25,9 +25,6 @@ const ROUNDS: usize = 50;
 
 /// Rounds before those that count: caches of files fill, zygotes warm up.
 const WARM_UP: usize = 3;
-
-/// The port on which functions serve HTTP in their sandbox.
-const FUNCTION_PORT: u16 = 8080;
 
 /// What the other runtimes run, and in what they differ.
 const PEERS: [(&str, &str, Filter); 4] = [
@@ -232,7 +229,7 @@ fn functions(bench: &Bench<'_>, rounds: usize) -> Result<Vec<Section>, BenchErro
         }
     }
     let app = folder_in(std::env::temp_dir()).map_err(io_at("the app of the benchmark cannot be written"))?;
-    write_app(app.path(), &cases).map_err(io_at("the app of the benchmark cannot be written"))?;
+    write_apps(app.path(), &cases).map_err(io_at("the app of the benchmark cannot be written"))?;
     let alone = Server::install(app.path()).map_err(io_at("the app of the benchmark cannot be written"))?;
     bench.say("functions: building and deploying");
     let subject = Subject::start(bench, Logging::Default)?;
@@ -321,18 +318,16 @@ fn phases(header: &str) -> BTreeMap<String, f64> {
     header.split(',').filter_map(phase).collect()
 }
 
-fn write_app(folder: &Path, cases: &[Case]) -> std::io::Result<()> {
+fn write_apps(folder: &Path, cases: &[Case]) -> std::io::Result<()> {
     let mut manifest: toml::Table = toml::from_str(MANIFEST).map_err(std::io::Error::other)?;
     if let Some(functions) = manifest.get_mut("function").and_then(toml::Value::as_table_mut) {
         functions.retain(|name, _| cases.iter().any(|case| case.function == name));
     }
-    fs::write(folder.join("hearth.toml"), manifest.to_string())?;
     for (name, file, text) in [("python", "app.py", PYTHON), ("nodejs", "app.mjs", NODEJS)] {
         fs::create_dir(folder.join(name))?;
         fs::write(folder.join(name).join(file), text)?;
     }
-    fs::create_dir(folder.join("static"))?;
-    install(&server(Address::Port(FUNCTION_PORT))?, &folder.join("static/server"))
+    write_app(folder, &manifest.to_string())
 }
 
 #[cfg(test)]

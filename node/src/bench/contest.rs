@@ -8,6 +8,7 @@ use control_plane::raft::Timing;
 use futures_util::future::try_join_all;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tonic::{Code, Status};
 
 use super::client::{Client, Dialect, KEYS};
 use super::driven::Driven;
@@ -46,7 +47,7 @@ impl Work {
         }
     }
 
-    async fn once(self, client: &Client, number: usize) -> Result<(), tonic::Status> {
+    async fn once(self, client: &Client, number: usize) -> Result<(), Status> {
         match self {
             Self::Write => client.put(number).await,
             Self::Read => client.get(number).await,
@@ -126,22 +127,22 @@ impl Party {
         Ok(())
     }
 
-    /// Takes a turn, and takes it again where the leader was another one before it was over.
+    /// Takes a turn, and takes it again where leadership moved before it was over; any other failure is one.
     async fn take_turn(&mut self, bench: &Bench<'_>, count: usize, counts: bool) -> Result<(), BenchError> {
         let mut lost = 0;
-        while let Err(error) = self.turn(count, counts).await {
-            lost += 1;
-            if lost == TURNS_LOST_MAX {
-                return Err(error);
+        while let Err(status) = self.turn(count, counts).await? {
+            if status.code() != Code::Unavailable || lost == TURNS_LOST_MAX {
+                return Err(failed(&status));
             }
-            bench.say(&format!("the turn begins again: {error}"));
+            lost += 1;
+            bench.say(&format!("the turn begins again: {}", status.message()));
             self.connect().await?;
         }
         Ok(())
     }
 
     /// Lets `count` clients work, each on one value after the other.
-    async fn turn(&mut self, count: usize, counts: bool) -> Result<(), BenchError> {
+    async fn turn(&mut self, count: usize, counts: bool) -> Result<Result<(), Status>, BenchError> {
         let begun = Arc::new(AtomicUsize::new(0));
         let pids = self.trio.pids();
         let (before, start) = (cpu_time(&pids), Instant::now());
@@ -156,24 +157,27 @@ impl Party {
                     work.once(&client, begun.fetch_add(1, Ordering::Relaxed)).await?;
                     times.time(began.elapsed());
                 }
-                Ok::<_, tonic::Status>(times)
+                Ok::<_, Status>(times)
             });
         }
         let mut latencies = Samples::default();
         while let Some(ended) = workers.join_next().await {
-            latencies.extend(ended.map_err(|error| failed(&error))?.map_err(|status| failed(&status))?);
+            match ended.map_err(|error| failed(&error))? {
+                Ok(times) => latencies.extend(times),
+                Err(status) => return Ok(Err(status)),
+            }
         }
         let (elapsed, spent) = (start.elapsed(), cpu_time(&pids).saturating_sub(before));
         if counts {
             let count = f64::from(u32::try_from(latencies.count()).unwrap_or(u32::MAX));
             self.driven.add(count / elapsed.as_secs_f64(), spent, latencies);
         }
-        Ok(())
+        Ok(Ok(()))
     }
 }
 
 /// Writes every value that is to be read.
-async fn write_first(client: &Client) -> Result<(), tonic::Status> {
+async fn write_first(client: &Client) -> Result<(), Status> {
     for first in (0..KEYS).step_by(FIRST_WRITES) {
         try_join_all((first..first + FIRST_WRITES).map(|number| client.put(number))).await?;
     }

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 
 use super::http::get;
-use super::program::{Address, install, server};
+use super::program::write_app;
 use super::report::{Report, Role, Row, Section, Side};
 use super::sample::Samples;
 use super::subject::{Logging, Subject};
@@ -48,9 +48,6 @@ const OFF_MAX: f64 = 1_500.0;
 
 /// How long it may take at the 99th percentile until the minimum is served elsewhere, in milliseconds.
 const REPLACED_MAX: f64 = 4_000.0;
-
-/// The port on which the function serves HTTP in its sandbox.
-const FUNCTION_PORT: u16 = 8080;
 
 /// What is called.
 const MANIFEST: &str = r#"
@@ -148,7 +145,7 @@ impl Rack {
         rack.until_all("three agents vote", &["cluster", "members"], votes)?;
         let what = io_at("the app of the benchmark cannot be written");
         let app = folder_in(std::env::temp_dir()).map_err(&what)?;
-        write_app(app.path()).map_err(&what)?;
+        write_app(app.path(), MANIFEST).map_err(&what)?;
         rack.entry.apply(app.path())?;
         rack.entry.tell(&["node", "drain", "entry"])?;
         Ok(rack)
@@ -293,10 +290,4 @@ async fn call(gateway: SocketAddr) -> Call {
     };
     let is_answered = timeout(CALL_MAX, calling).await.is_ok_and(|answered| answered.unwrap_or(false));
     Call { began, took: began.elapsed(), is_answered }
-}
-
-fn write_app(folder: &std::path::Path) -> std::io::Result<()> {
-    std::fs::write(folder.join("hearth.toml"), MANIFEST)?;
-    std::fs::create_dir(folder.join("static"))?;
-    install(&server(Address::Port(FUNCTION_PORT))?, &folder.join("static/server"))
 }

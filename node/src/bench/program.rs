@@ -171,6 +171,16 @@ pub(super) fn server(address: Address<'_>) -> io::Result<Vec<u8>> {
     code.link()
 }
 
+/// The port on which functions of benchmarks serve HTTP in their sandbox.
+pub(super) const FUNCTION_PORT: u16 = 8080;
+
+/// Writes an app whose function `static` is a server that answers on [`FUNCTION_PORT`].
+pub(super) fn write_app(folder: &Path, manifest: &str) -> io::Result<()> {
+    fs::write(folder.join("hearth.toml"), manifest)?;
+    fs::create_dir(folder.join("static"))?;
+    install(&server(Address::Port(FUNCTION_PORT))?, &folder.join("static/server"))
+}
+
 /// Puts a program where others may execute it.
 pub(super) fn install(program: &[u8], path: &Path) -> io::Result<()> {
     fs::write(path, program)?;

@@ -17,7 +17,7 @@ use super::{Bench, BenchError, find, folder_in, io_at};
 /// Three voters; dropping them ends them.
 #[derive(Debug)]
 pub(super) struct Trio {
-    /// By their numbers, from zero on.
+    /// By their numbers: from one on, or from two where the first is not one of these processes.
     voters: Vec<Voter>,
     /// Where the leader takes writes.
     pub(super) clients: Vec<SocketAddr>,

@@ -10,7 +10,7 @@ use super::http::{Connection, get};
 use super::load::Load;
 use super::nginx::Nginx;
 use super::process_time::cpu_time;
-use super::program::{Address, install, server};
+use super::program::{FUNCTION_PORT, write_app};
 use super::report::{Report, Role, Row, Section, Side};
 use super::subject::{Logging, Subject};
 use super::way::{Way, added, take_turns};
@@ -24,9 +24,6 @@ const LOAD_TIME: Duration = Duration::from_secs(1);
 
 /// Connections of the load.
 const CONNECTIONS: usize = 64;
-
-/// The port on which functions serve HTTP in their sandbox.
-const FUNCTION_PORT: u16 = 8080;
 
 /// What is called. One instance takes every call, and may use every processor.
 const MANIFEST: &str = r#"
@@ -79,7 +76,7 @@ impl Pair {
     fn start(bench: &Bench<'_>, logging: Logging) -> Result<Self, BenchError> {
         let app = folder_in(std::env::temp_dir()).map_err(io_at("the app of the benchmark cannot be written"))?;
         let has_python = find("python3").is_some();
-        write_app(app.path(), has_python).map_err(io_at("the app of the benchmark cannot be written"))?;
+        write_apps(app.path(), has_python).map_err(io_at("the app of the benchmark cannot be written"))?;
         let nginx = Nginx::start(logging)?;
         let subject = Subject::start(bench, logging)?;
         subject.apply(app.path())?;
@@ -169,12 +166,10 @@ fn connect_in(pid: i32) -> std::io::Result<Connection> {
     Ok(Connection::over(stream))
 }
 
-fn write_app(folder: &Path, has_python: bool) -> std::io::Result<()> {
+fn write_apps(folder: &Path, has_python: bool) -> std::io::Result<()> {
     let python = if has_python { MANIFEST_PYTHON } else { "" };
     let cores = std::thread::available_parallelism()?.to_string();
-    fs::write(folder.join("hearth.toml"), format!("{MANIFEST}{python}").replace("CORES", &cores))?;
     fs::create_dir(folder.join("python"))?;
     fs::write(folder.join("python/app.py"), PYTHON)?;
-    fs::create_dir(folder.join("static"))?;
-    install(&server(Address::Port(FUNCTION_PORT))?, &folder.join("static/server"))
+    write_app(folder, &format!("{MANIFEST}{python}").replace("CORES", &cores))
 }

@@ -133,7 +133,7 @@ pub(super) enum Command {
     Sim(Sim),
     /// Measure this machine, each figure beside a peer or a floor.
     Bench(Bench),
-    /// One of the voters that `bench commits` and `bench failover` measure.
+    /// One of the voters that benchmarks of the log measure.
     #[command(hide = true)]
     BenchVoter(BenchVoter),
     /// Check whether this machine can run a node.
