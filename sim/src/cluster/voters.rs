@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use control_plane::model::NodeId;
+use control_plane::model::{NodeId, ZONE_LABEL};
 use control_plane::voters::{Change, Known, Voice, Voters};
 use openraft::ChangeMembers;
 use openraft::ServerState;
@@ -80,17 +80,20 @@ fn look(replicas: &Cluster, core: &Core) -> Option<BTreeMap<NodeId, Voice>> {
     replicas.view(*core.node_id())?.read(|state| {
         let known = state.nodes.keys().chain(state.admitted.keys()).map(|node| u64::from(node.0));
         let all: BTreeSet<u64> = known.chain(nodes.iter().copied()).collect();
-        let voice = |node: u64| Voice {
-            address: address(node),
-            is_member: state.is_member(id(node)),
-            known: members.get_node(&node).map(|known| Known {
-                address: known.addr.clone(),
-                is_voter: voting.contains(&node),
-                is_caught_up: caught_up.contains(&node),
-            }),
-            is_dead: state.nodes.get(&id(node)).is_some_and(|known| known.is_dead),
-            promoted_at: state.nodes.get(&id(node)).and_then(|known| known.promoted_at),
-            zone: state.nodes.get(&id(node)).and_then(|known| known.labels().get("zone")).cloned().unwrap_or_default(),
+        let voice = |node: u64| {
+            let registered = state.nodes.get(&id(node));
+            Voice {
+                address: address(node),
+                is_member: state.is_member(id(node)),
+                known: members.get_node(&node).map(|known| Known {
+                    address: known.addr.clone(),
+                    is_voter: voting.contains(&node),
+                    is_caught_up: caught_up.contains(&node),
+                }),
+                is_dead: registered.is_some_and(|known| known.is_dead),
+                promoted_at: registered.and_then(|known| known.promoted_at),
+                zone: registered.and_then(|known| known.labels().get(ZONE_LABEL)).cloned().unwrap_or_default(),
+            }
         };
         Some(all.into_iter().map(|node| (id(node), voice(node))).collect())
     })

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use control_plane::codec;
 use control_plane::model::{Epoch, NodeId, Timestamp};
 use control_plane::raft::{Record, RecordKind, View};
-use control_plane::state::{Command, Rejection, Reply, State, Ticket, violations};
+use control_plane::state::{ANSWERS_MAX, Command, Rejection, Reply, State, Ticket, violations};
 use prost::Message;
 use proto::v1;
 use proto::v1::log_entry::Payload;
@@ -192,7 +192,7 @@ impl Oracle {
         facts.known = facts.known.max(index);
         let (Some(Ticket { node, epoch, number, .. }), Some(answer)) = (ticket, answer) else { return };
         let applied = facts.answers.get(&(node, epoch, number));
-        if applied != Some(answer) && !matches!(answer, Err(Rejection::Limit { .. })) {
+        if applied != Some(answer) && !is_of_a_full_session(answer) {
             let violation = format!("proposal {number} of {node} is answered {answer:?}, applied was {applied:?}");
             facts.journal.blame(&violation);
         }
@@ -321,8 +321,8 @@ impl Facts {
 
     /// What is proposed again is not applied again, and is answered as it was before.
     fn check_once(&mut self, ticket: Ticket, before: u64, result: &Result<Reply, Rejection>) {
-        // Neither applied nor kept.
-        if matches!(result, Err(Rejection::NoSession { .. } | Rejection::Limit { .. })) {
+        // It is over, or was never begun.
+        if matches!(result, Err(Rejection::NoSession { .. })) || is_of_a_full_session(result) {
             return;
         }
         let Ticket { node, epoch, number, .. } = ticket;
@@ -357,4 +357,9 @@ impl Facts {
             None => self.journal.blame(&format!("{node} has entry {index}, which nobody has applied")),
         }
     }
+}
+
+/// Returns whether a proposal found the session of its node full: then it is neither applied nor kept.
+fn is_of_a_full_session(answer: &Result<Reply, Rejection>) -> bool {
+    matches!(answer, Err(Rejection::Limit { limit, .. }) if *limit == ANSWERS_MAX)
 }

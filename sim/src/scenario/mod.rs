@@ -18,6 +18,7 @@ use std::time::Duration;
 use control_plane::model::{Bytes, Concurrency, FunctionName, MilliCpu, Scaling};
 
 pub use self::fault::{Fault, Kind, Target};
+pub(crate) use self::play::surroundings;
 pub use self::play::{Outcome, Recovery, play};
 pub use self::report::{Breach, Spread, Summary};
 pub use self::text::{Bound, Comparison};

@@ -169,7 +169,8 @@ fn replicas(scenario: &Scenario) -> raft::Swarm {
     raft::Swarm { founders: 1, delay, coalesced: (latency / 4).max(1), ..raft::Swarm::calm(nodes) }
 }
 
-fn surroundings() -> Swarm {
+/// Returns surroundings in which nothing goes wrong by itself, and things take no longer than they must.
+pub(crate) fn surroundings() -> Swarm {
     Swarm { hand_over: Span::new(0, 1), order: Span::new(0, 2), ..Swarm::calm() }
 }
 

@@ -12,8 +12,7 @@ use crate::cluster::{Machine, World};
 use crate::nature::image;
 use crate::node::Event;
 use crate::raft::{self, Crash, Oracle, runtime};
-use crate::rng::Span;
-use crate::swarm::Swarm;
+use crate::scenario;
 
 /// How long the cluster is left alone before its story begins.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -40,16 +39,18 @@ impl Player {
         runtime::begin(0);
         let oracle = Oracle::default();
         let replicas = raft::Swarm { founders: 1, ..raft::Swarm::calm(u64::from(nodes)) };
-        let swarm = Swarm { hand_over: Span::new(0, 1), order: Span::new(0, 2), ..Swarm::calm() };
-        let mut world = World::new(0, replicas, swarm, oracle.clone(), true);
+        let world = World::new(0, replicas, scenario::surroundings(), oracle.clone(), true);
+        // Whatever happens from here on, its nodes go with it.
+        let mut player = Self { world, oracle, start: Timestamp::default(), images: 0, shown: Vec::new() };
         let capacity = Resources { cpu: MilliCpu(64_000), memory, disk: Bytes(1 << 40), pids: 1 << 20 };
         let machines: Vec<Machine> = (0..nodes).map(|_| Machine { capacity, zone: String::new() }).collect();
-        let has_formed = world.form(&machines);
-        world.run_until(world.now() + WARM_UP);
-        world.take_lines();
-        let start = world.now();
-        let player = Self { world, oracle, start, images: 0, shown: Vec::new() };
-        if has_formed { Ok(player) } else { Err("the cluster does not form".to_owned()) }
+        if !player.world.form(&machines) {
+            return Err("the cluster does not form".to_owned());
+        }
+        player.world.run_until(player.world.now() + WARM_UP);
+        player.world.take_lines();
+        player.start = player.world.now();
+        Ok(player)
     }
 
     pub(super) fn act(&mut self, action: &Action) -> Result<(), String> {
@@ -108,7 +109,7 @@ impl Player {
                 let ways = others.flat_map(|other| [(number, other), (other, number)]);
                 replicas.network().wires().cuts.extend(ways);
             }
-            Fault::Mend => replicas.network().wires().cuts.clear(),
+            Fault::Mend => replicas.network().wires().cuts.retain(|(from, to)| ![*from, *to].contains(&number)),
             Fault::Drain | Fault::Undrain => {
                 self.operate(Command::Drain { node, is_draining: fault == Fault::Drain })?;
             }
@@ -132,8 +133,9 @@ impl Player {
         self.world.nodes().find(|node| node.is_up).map(|node| node.id).ok_or_else(|| "no node is up".to_owned())
     }
 
+    /// Operators ask whoever leads, as a client does in the end whom it asks first.
     fn operate(&mut self, command: Command) -> Result<(), String> {
-        let by = self.somebody()?;
+        let by = self.node(Target::Leader).or_else(|_| self.somebody())?;
         self.world.operate(by, command);
         Ok(())
     }

@@ -44,8 +44,7 @@ impl Network {
         let wires = self.wires();
         let is_blocked = |other: u64| wires.is_blocked(node, other) || wires.is_blocked(other, node);
         // Nothing is blocked by more than missing power, most of the time.
-        let is_calm =
-            wires.cuts.is_empty() && wires.refused.is_empty() && !matches!(wires.hosts.get(&node), Some(Host::Off));
+        let is_calm = wires.cuts.is_empty() && wires.refused.is_empty();
         let others = wires.hosts.iter().filter(|(other, _)| **other != node);
         let out = |(other, host): &(&u64, &Host)| matches!(host, Host::Off) || !is_calm && is_blocked(**other);
         others.filter(out).count()
