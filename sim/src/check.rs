@@ -193,7 +193,15 @@ impl Node {
                     self.mark(Mark::MinimumLowered);
                 }
             }
-            Command::Grant { node, epoch, .. } => self.check_epoch(before, *node, *epoch),
+            Command::Grant { grants } => {
+                for grant in grants {
+                    // Of several, those that were refused left the node as it was.
+                    let granted = |state: &State| state.nodes.get(&grant.node).map(|node| node.grant);
+                    if granted(before) != granted(&self.state) {
+                        self.check_epoch(before, grant.node, grant.epoch);
+                    }
+                }
+            }
             Command::Adopt { node, epoch, instances } => {
                 self.check_epoch(before, *node, *epoch);
                 for (instance, _) in instances {
@@ -316,7 +324,7 @@ pub(crate) fn at_rest(node: &mut Node) {
         function_at_rest(node, name, function);
     }
     for (id, machine) in &state.nodes {
-        let free = machine.spec.capacity.minus(&state.held(*id));
+        let free = machine.spec.capacity.minus(&state.placements.held(*id));
         if machine.grant != free {
             node.blame(format!("{id} is granted {}, {free} is free", machine.grant));
         }

@@ -10,7 +10,7 @@ use super::model::{
 };
 use super::{DecodeError, definitions, function_name};
 use crate::model::{AppName, Digest, Epoch, NodeId, Timestamp};
-use crate::state::{Command, Place};
+use crate::state::{Command, Grant, Place};
 
 pub(super) fn app_name(text: &str) -> Result<AppName, DecodeError> {
     text.parse().map_err(|error| DecodeError::invalid("app", error))
@@ -28,6 +28,14 @@ pub(super) fn encode_invitation(secret: &Digest, expires_at: Timestamp, uses: Op
 
 pub(super) fn decode_invitation(invite: v1::Invite) -> Result<(Digest, Timestamp, Option<u32>), DecodeError> {
     Ok((decode_hash(&invite.secret)?, Timestamp::from_millis(invite.expires_at_ms), invite.uses))
+}
+
+fn encode_grant(grant: &Grant) -> v1::Grant {
+    v1::Grant { node: grant.node.0, epoch: grant.epoch.0, resources: Some(encode_resources(&grant.resources)) }
+}
+
+fn decode_grant(grant: v1::Grant) -> Result<Grant, DecodeError> {
+    Ok(Grant { node: NodeId(grant.node), epoch: Epoch(grant.epoch), resources: decode_resources(grant.resources)? })
 }
 
 fn encode_place(place: &Place) -> v1::Place {
@@ -78,8 +86,8 @@ pub(super) fn encode(command: &Command) -> v1::Command {
         Command::RegisterNode { node, spec } => {
             Kind::RegisterNode(v1::RegisterNode { node: node.0, spec: Some(encode_node(spec)) })
         }
-        Command::Grant { node, epoch, resources } => {
-            Kind::Grant(v1::Grant { node: node.0, epoch: epoch.0, resources: Some(encode_resources(resources)) })
+        Command::Grant { grants } => {
+            Kind::GrantMany(v1::GrantMany { grants: grants.iter().map(encode_grant).collect() })
         }
         Command::Place(place) => Kind::Place(encode_place(place)),
         Command::PlaceMany { places } => {
@@ -152,11 +160,10 @@ pub(super) fn decode(command: v1::Command) -> Result<Command, DecodeError> {
         Kind::RegisterNode(register) => {
             Command::RegisterNode { node: NodeId(register.node), spec: decode_node(register.spec)? }
         }
-        Kind::Grant(grant) => Command::Grant {
-            node: NodeId(grant.node),
-            epoch: Epoch(grant.epoch),
-            resources: decode_resources(grant.resources)?,
-        },
+        Kind::Grant(grant) => Command::Grant { grants: vec![decode_grant(grant)?] },
+        Kind::GrantMany(many) => {
+            Command::Grant { grants: many.grants.into_iter().map(decode_grant).collect::<Result<_, _>>()? }
+        }
         Kind::Place(place) => Command::Place(decode_place(place)?),
         Kind::PlaceMany(many) => {
             Command::PlaceMany { places: many.places.into_iter().map(decode_place).collect::<Result<_, _>>()? }

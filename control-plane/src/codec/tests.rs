@@ -11,7 +11,7 @@ use crate::model::{
     MilliCpu, Network, NodeId, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime,
     Scaling, ScalingChange, Spread, Trigger,
 };
-use crate::state::{AppliedFunction, Change, Definitions, NotInvited, PLACE_MAX, Place, violations};
+use crate::state::{AppliedFunction, Change, Definitions, Grant, NotInvited, PLACE_MAX, Place, violations};
 
 fn resources() -> impl Strategy<Value = Resources> {
     (0..3_u32, 0..3_u64, 0..3_u64, 0..3_u32).prop_map(|(cpu, memory, disk, pids)| Resources {
@@ -91,6 +91,11 @@ fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
     prop::collection::btree_map(label_name(), prop::sample::select(vec!["a", "b"]).prop_map(str::to_owned), 0..2)
 }
 
+fn grant() -> impl Strategy<Value = Grant> {
+    let ids = (0..3_u32, 0..3_u32).prop_map(|(node, epoch)| (NodeId(node), Epoch(epoch)));
+    (ids, resources()).prop_map(|((node, epoch), resources)| Grant { node, epoch, resources })
+}
+
 fn place() -> impl Strategy<Value = Place> {
     let purpose = prop::sample::select(vec![Purpose::Demand, Purpose::Verify, Purpose::Minimum]);
     (revision_id(), (0..3_u32).prop_map(NodeId), purpose).prop_map(|(revision, node, purpose)| Place {
@@ -149,8 +154,7 @@ fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(node, set, unset)| Command::Label { node, set, unset }),
         1 => node().prop_map(|node| Command::PreferVoter { node }),
         1 => (node(), any::<bool>()).prop_map(|(node, is_draining)| Command::Drain { node, is_draining }),
-        3 => (node(), epoch(), resources())
-            .prop_map(|(node, epoch, resources)| Command::Grant { node, epoch, resources }),
+        3 => prop::collection::vec(grant(), 0..4).prop_map(|grants| Command::Grant { grants }),
         3 => place().prop_map(Command::Place),
         2 => prop::collection::vec(place(), 0..6).prop_map(|places| Command::PlaceMany { places }),
         3 => (node(), epoch(), prop::collection::vec((instance(), revision_id()), 0..4))
@@ -242,6 +246,15 @@ fn an_older_entry_about_scaling_changes_all_of_it() {
     let older = v1::Command { kind: Some(v1::command::Kind::Scale(scale)) };
     let function = "a".parse().expect("the name is valid");
     assert_eq!(decode_command(older), Ok(Command::Scale { function, change: scaling.into() }));
+}
+
+#[test]
+fn a_grant_as_older_nodes_wrote_it_is_one_of_one_node() {
+    let resources = Resources { pids: 7, ..Resources::default() };
+    let grant = v1::Grant { node: 2, epoch: 3, resources: Some(model::encode_resources(&resources)) };
+    let older = v1::Command { kind: Some(v1::command::Kind::Grant(grant)) };
+    let grants = vec![Grant { node: NodeId(2), epoch: Epoch(3), resources }];
+    assert_eq!(decode_command(older), Ok(Command::Grant { grants }));
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Keeps every function's minimum placed, on its live revision.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::{Controller, Effect};
-use crate::model::{InstanceId, Purpose, RevisionId, Timestamp};
+use crate::model::{InstanceId, NodeId, Purpose, RevisionId, Timestamp};
 use crate::placement::Ask;
 use crate::planted::planted;
 use crate::state::{Command, PLACE_MAX, State};
@@ -17,23 +17,20 @@ impl Controller {
         asks: &mut Vec<Ask>,
         effects: &mut Vec<Effect>,
     ) {
-        let mut kept: BTreeMap<&RevisionId, Vec<InstanceId>> = BTreeMap::new();
-        for (instance, placement) in &state.placements {
-            // What is on a node that is being emptied counts for nothing: its replacement comes first.
-            let stays = state.nodes.get(&placement.node).is_some_and(|node| node.is_eligible());
-            if placement.purpose == Purpose::Minimum && stays {
-                kept.entry(&placement.revision).or_default().push(*instance);
-            }
-        }
+        // What is on a node that is being emptied counts for nothing: its replacement comes first.
+        let left: BTreeSet<NodeId> =
+            state.nodes.iter().filter(|(_, node)| !node.is_eligible()).map(|(id, _)| *id).collect();
         let mut surplus: Vec<InstanceId> = Vec::new();
         for (name, function) in &state.functions {
             let Some(number) = function.live else { continue };
-            let id = RevisionId { function: name.clone(), number };
-            let kept = kept.get(&id).map_or(&[][..], Vec::as_slice);
+            let revision = RevisionId { function: name.clone(), number };
+            let placed = state.placements.of_purpose(&revision, Purpose::Minimum);
+            let mut kept = placed.filter(|(_, node)| !left.contains(node)).map(|(instance, _)| instance);
             let min = usize::try_from(function.scaling.min()).unwrap_or(usize::MAX);
-            surplus.extend(kept.iter().skip(min));
-            let missing = min.saturating_sub(kept.len() + usize::from(planted!(MinimumNotKept)));
-            let ask = Ask { revision: id, purpose: Purpose::Minimum };
+            let count = kept.by_ref().take(min).count();
+            surplus.extend(kept);
+            let missing = min.saturating_sub(count + usize::from(planted!(MinimumNotKept)));
+            let ask = Ask { revision, purpose: Purpose::Minimum };
             asks.extend(std::iter::repeat_n(ask, missing.min(PLACE_MAX)));
         }
         if !surplus.is_empty() {

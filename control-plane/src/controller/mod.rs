@@ -123,7 +123,7 @@ impl Controller {
                 self.under_way.answered(&command);
                 match result {
                     Ok(reply) => self.take_refused(now, &command, &reply),
-                    Err(rejection) => self.take_rejection(now, &command, &rejection),
+                    Err(_) => self.take_rejection(now, &command),
                 }
                 state
             }
@@ -203,8 +203,11 @@ impl Controller {
     }
 
     /// A refused promotion or placement would be refused again at once: it rests until its time is over.
-    fn take_rejection(&mut self, now: Timestamp, command: &Command, _rejection: &Rejection) {
-        self.under_way.begin(now, command);
+    fn take_rejection(&mut self, now: Timestamp, command: &Command) {
+        // A grant is refused to a node that has just come back in another epoch, which the next look knows.
+        if !matches!(command, Command::Grant { .. }) {
+            self.under_way.begin(now, command);
+        }
     }
 
     /// Forgets what the state does not know any more.
@@ -221,15 +224,12 @@ impl Controller {
 
     /// Takes back placements of revisions that have no reason to exist.
     fn unplace_unneeded(&mut self, now: Timestamp, state: &State, effects: &mut Vec<Effect>) {
-        let unneeded: Vec<InstanceId> = state
-            .placements
-            .iter()
-            .filter(|(_, placement)| {
-                let function = state.functions.get(&placement.revision.function);
-                !function.is_some_and(|function| function.wants(placement.revision.number))
-            })
-            .map(|(instance, _)| *instance)
-            .collect();
+        let is_wanted = |revision: &RevisionId| {
+            state.functions.get(&revision.function).is_some_and(|function| function.wants(revision.number))
+        };
+        let unwanted = state.placements.revisions().filter(|revision| !is_wanted(revision));
+        let unneeded: Vec<InstanceId> =
+            unwanted.flat_map(|revision| state.placements.of(revision)).map(|(instance, _)| instance).collect();
         if !unneeded.is_empty() {
             self.propose(now, Command::Unplace { instances: unneeded }, effects);
         }

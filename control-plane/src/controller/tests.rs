@@ -137,6 +137,24 @@ fn a_node_is_granted_everything_that_is_free() {
 }
 
 #[test]
+fn what_several_nodes_are_granted_is_one_entry_and_a_refusal_delays_none() {
+    let mut cluster = Cluster::new();
+    for node in 2..=9 {
+        let spec = cluster.state.nodes[&NODE].spec.clone();
+        let registered = Command::RegisterNode { node: NodeId(node), spec };
+        cluster.state.apply(cluster.now, registered).expect("it may register");
+    }
+    let proposed = cluster.controller.on_input(cluster.now, Input::Applied(&cluster.state));
+    let [Effect::Propose(Command::Grant { grants })] = &proposed[..] else { panic!("{proposed:?}") };
+    assert_eq!(grants.len(), 8, "{grants:?}");
+    assert_eq!(cluster.controller.on_input(cluster.now, Input::Applied(&cluster.state)), [], "they are under way");
+    // Somebody else's rejection of all of them: what the next look sees is proposed at once.
+    let refused = Command::Grant { grants: grants.clone() };
+    let answer = Err(Rejection::StaleEpoch { node: NodeId(2), actual: Epoch(2), given: Epoch(1) });
+    assert_eq!(cluster.controller.on_input(cluster.now, Input::Answered(&cluster.state, refused, answer)), proposed);
+}
+
+#[test]
 fn a_candidate_becomes_live_once_an_instance_of_it_is_ready() {
     let mut cluster = Cluster::new();
     cluster.deploy(1, 0);

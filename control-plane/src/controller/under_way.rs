@@ -13,7 +13,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// What a proposal is about; two proposals about the same exclude each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Subject {
-    Grant(NodeId),
+    Grants,
     Place(RevisionId, Purpose),
     Batch,
     Settle(RevisionId),
@@ -50,6 +50,11 @@ impl UnderWay {
         self.has(now, &Subject::Batch)
     }
 
+    /// Returns whether grants are under way.
+    pub(super) fn has_grants(&self, now: Timestamp) -> bool {
+        self.has(now, &Subject::Grants)
+    }
+
     /// Returns whether such an ask was refused a moment ago.
     pub(super) fn rests(&self, now: Timestamp, ask: &Ask) -> bool {
         self.has(now, &Subject::Place(ask.revision.clone(), ask.purpose))
@@ -78,7 +83,7 @@ impl UnderWay {
 /// Returns what a command of the controller is about; other commands exclude nothing.
 fn subject(command: &Command) -> Option<Subject> {
     match command {
-        Command::Grant { node, .. } => Some(Subject::Grant(*node)),
+        Command::Grant { .. } => Some(Subject::Grants),
         Command::Place(place) => Some(Subject::Place(place.revision.clone(), place.purpose)),
         Command::PlaceMany { .. } => Some(Subject::Batch),
         Command::Promote { revision } | Command::FailRevision { revision, .. } => {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Controller, Effect};
-use crate::model::{FunctionName, InstanceFailure, InstanceId, Purpose, RevisionId, RevisionNumber, Timestamp};
+use crate::model::{InstanceFailure, InstanceId, Purpose, RevisionId, Timestamp};
 use crate::placement::Ask;
 use crate::planted::planted;
 use crate::state::{Command, Function, State};
@@ -90,8 +90,9 @@ impl Controller {
         id: RevisionId,
         effects: &mut Vec<Effect>,
     ) -> Vec<Ask> {
-        let placed = count(state, &id.function, id.number);
-        let warm = function.live.map_or(1, |live| count(state, &id.function, live).clamp(1, WARM_MAX));
+        let placed = state.placements.count_of(&id);
+        let live = function.live.map(|number| RevisionId { function: id.function.clone(), number });
+        let warm = live.map_or(1, |live| state.placements.count_of(&live).clamp(1, WARM_MAX));
         let verification = self.verifications.entry(id.clone()).or_default();
         let began = *verification.began.get_or_insert(now);
         // Another leader may have placed what is ready by now; those that ended in between do not count.
@@ -116,10 +117,4 @@ impl Controller {
         }
         Vec::new()
     }
-}
-
-/// Counts the placements of one revision.
-fn count(state: &State, function: &FunctionName, number: RevisionNumber) -> usize {
-    let is_of = |revision: &RevisionId| revision.function == *function && revision.number == number;
-    state.placements.values().filter(|placement| is_of(&placement.revision)).count()
 }

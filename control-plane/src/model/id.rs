@@ -70,6 +70,12 @@ pub struct InstanceId {
 impl InstanceId {
     const EXAMPLE: &str = "instance-1-4-7";
 
+    /// No id comes before it.
+    pub(crate) const FIRST: Self = Self { origin: 0, epoch: Epoch(0), sequence: 0 };
+
+    /// No id comes after it.
+    pub(crate) const LAST: Self = Self { origin: u32::MAX, epoch: Epoch(u32::MAX), sequence: u32::MAX };
+
     /// Makes the id of an instance that `node` starts inside its grant.
     pub fn granted(node: NodeId, epoch: Epoch, sequence: u32) -> Self {
         Self { origin: node.0, epoch, sequence }

@@ -62,14 +62,7 @@ impl<'a> Machines<'a> {
     /// Reads those that may take instances off a state.
     pub(super) fn of(state: &'a State) -> Self {
         let eligible = || state.nodes.iter().filter(|(_, node)| node.is_eligible());
-        let by_id: Vec<NodeId> = eligible().map(|(id, _)| *id).collect();
-        let count = by_id.len();
-        let mut held = vec![Resources::default(); count];
-        for placement in state.placements.values() {
-            if let Ok(rank) = by_id.binary_search(&placement.node) {
-                held[rank] = held[rank].plus(&placement.resources);
-            }
-        }
+        let count = eligible().count();
         let mut zones: BTreeMap<Option<&str>, Vec<(NodeId, usize, &Node)>> = BTreeMap::new();
         for (rank, (id, node)) in eligible().enumerate() {
             let zone = node.labels().get(ZONE_LABEL).map(String::as_str);
@@ -103,7 +96,7 @@ impl<'a> Machines<'a> {
         };
         let mut shapes: BTreeMap<[u64; DIMENSIONS], u32> = BTreeMap::new();
         for (place, (zone, (id, rank, node))) in order.enumerate() {
-            let (capacity, held) = (&node.spec.capacity, held[rank]);
+            let (capacity, held) = (&node.spec.capacity, state.placements.held(id));
             let free = capacity.minus(&held);
             machines.ids.push(id);
             machines.labels.push(node.labels());

@@ -158,10 +158,11 @@ impl<'a> Planner<'a> {
         if spread.is_empty() {
             return loads;
         }
-        for placement in self.state.placements.values() {
-            let Some(index) = spread.get(&(&placement.revision, placement.purpose)) else { continue };
-            if let Some(place) = self.machines.place_of(placement.node) {
-                *loads[*index].entry(place).or_default() += 1;
+        for ((revision, purpose), index) in &spread {
+            for (_, node) in self.state.placements.of_purpose(revision, *purpose) {
+                if let Some(place) = self.machines.place_of(node) {
+                    *loads[*index].entry(place).or_default() += 1;
+                }
             }
         }
         for ((revision, purpose), planned) in &self.planned {

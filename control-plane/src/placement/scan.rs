@@ -26,8 +26,12 @@ pub(super) struct Wanted<'b> {
 pub(super) struct Scan {
     /// What an instance takes off the cost of a node, by the node's shape.
     reliefs: Vec<u32>,
-    /// What each node has of this kind; empty unless loads count.
+    /// What each node has of this kind; zeros unless loads count.
     node_loads: Vec<u32>,
+    /// Which places have any of it.
+    loaded: Vec<usize>,
+    /// Which blocks have such a place.
+    has_load: Vec<bool>,
     /// What each zone has of this kind.
     pub(super) zone_loads: Vec<u32>,
     /// The least key of each block: the middle fields of a [`Score`] in one integer, the node's load, then its cost.
@@ -53,12 +57,15 @@ impl Scan {
     ) {
         self.zone_loads.clear();
         self.zone_loads.resize(machines.zones.len(), 0);
-        self.node_loads.clear();
+        for place in self.loaded.drain(..) {
+            self.node_loads[place] = 0;
+        }
+        self.node_loads.resize(machines.ids.len(), 0);
+        self.has_load.clear();
+        self.has_load.resize(machines.blocks.len(), false);
         if wanted.is_spread {
-            self.node_loads.resize(machines.ids.len(), 0);
             for (place, count) in loads {
-                self.node_loads[place] += count;
-                self.zone_loads[machines.zone_of(place)] += count;
+                self.load(machines, place, machines.zone_of(place), count);
             }
         }
         self.zone_allowed.clear();
@@ -77,6 +84,16 @@ impl Scan {
         self.zone_bests.extend(machines.zones.iter().map(|zone| least(&self.block_bests[zone.blocks.clone()])));
     }
 
+    /// Notes that a place has so many more of this kind.
+    fn load(&mut self, machines: &Machines<'_>, place: usize, zone: usize, count: u32) {
+        if self.node_loads[place] == 0 {
+            self.loaded.push(place);
+        }
+        self.node_loads[place] += count;
+        self.zone_loads[zone] += count;
+        self.has_load[machines.block_of(zone, place)] = true;
+    }
+
     /// Returns the least key of a block.
     ///
     /// The same as the least of [`Self::keys`], without asking at every node what is the same for all: most of a plan's
@@ -87,7 +104,7 @@ impl Scan {
         }
         let places = machines.blocks[block].clone();
         let costs = machines.costs_with(places.clone(), &wanted.resources, &self.reliefs);
-        if wanted.is_spread {
+        if self.has_load[block] {
             let loads = &self.node_loads[places];
             let keys = costs.zip(loads).map(|(cost, load)| {
                 let key = u64::from(*load) << 32 | u64::from(cost.unwrap_or(u32::MAX));
@@ -111,7 +128,7 @@ impl Scan {
         let places = machines.blocks[block].clone();
         let costs = machines.costs_with(places.clone(), &wanted.resources, &self.reliefs);
         costs.zip(places).map(move |(cost, place)| {
-            let load = if wanted.is_spread { self.node_loads[place] } else { 0 };
+            let load = self.node_loads[place];
             match cost.filter(|_| wanted.allowed.is_none_or(|allowed| is_set(allowed, place))) {
                 Some(cost) => u64::from(load) << 32 | u64::from(cost),
                 None => NOWHERE,
@@ -153,8 +170,7 @@ impl Scan {
     /// Notes that an instance of this kind was placed.
     pub(super) fn placed(&mut self, machines: &Machines<'_>, wanted: &Wanted<'_>, place: usize, zone: usize) {
         if wanted.is_spread {
-            self.node_loads[place] += 1;
-            self.zone_loads[zone] += 1;
+            self.load(machines, place, zone, 1);
         }
         let block = machines.block_of(zone, place);
         self.block_bests[block] = self.least_key(machines, wanted, block);

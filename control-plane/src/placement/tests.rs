@@ -104,7 +104,7 @@ fn by_definition(state: &State, weights: &Weights, ask: &Ask) -> Option<NodeId> 
     let grain = Grain::for_largest(largest);
     let scores = usable.iter().filter_map(|id| {
         let node = &state.nodes[id];
-        let room = node.spec.capacity.minus(&state.held(*id));
+        let room = node.spec.capacity.minus(&state.placements.held(*id));
         if !spec.resources.fits(&room) || (is_even && zone_load(*id) > least) {
             return None;
         }

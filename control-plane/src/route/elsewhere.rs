@@ -130,12 +130,11 @@ impl Table {
         for (name, function) in &state.functions {
             for (number, revision) in function.revisions.iter().filter(|(number, _)| function.wants(**number)) {
                 let id = RevisionId { function: name.clone(), number: *number };
-                revisions.insert(id, Known { needed: revision.spec.resources, hosts: BTreeMap::new() });
-            }
-        }
-        for placement in state.placements.values().filter(|placement| nodes.contains_key(&placement.node)) {
-            if let Some(known) = revisions.get_mut(&placement.revision) {
-                *known.hosts.entry(placement.node).or_default() += 1;
+                let mut hosts = BTreeMap::new();
+                for (_, node) in state.placements.of(&id).filter(|(_, node)| nodes.contains_key(node)) {
+                    *hosts.entry(node).or_default() += 1;
+                }
+                revisions.insert(id, Known { needed: revision.spec.resources, hosts });
             }
         }
         Self { nodes, revisions, removed: state.removed.clone() }

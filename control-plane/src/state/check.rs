@@ -1,12 +1,21 @@
 //! The invariants of the replicated state, for tests, the simulator and debug builds.
 
+use std::collections::BTreeMap;
+
 use super::{RevisionStatus, State};
-use crate::model::Resources;
+use crate::model::{NodeId, Resources};
 
 /// Returns every invariant that does not hold, in words; an empty list means that the state is sound.
 pub fn violations(state: &State) -> Vec<String> {
     let mut found = Vec::new();
-    let held = state.held_each();
+    let mut held: BTreeMap<NodeId, Resources> = BTreeMap::new();
+    for placement in state.placements.values() {
+        let sum = held.entry(placement.node).or_default();
+        *sum = sum.plus(&placement.resources);
+    }
+    for (id, sum) in held.iter().filter(|(id, sum)| state.placements.held(**id) != **sum) {
+        found.push(format!("what {id} holds is kept as {}, and is {sum}", state.placements.held(*id)));
+    }
     for (id, node) in &state.nodes {
         let sum = held.get(id).copied().unwrap_or_default().plus(&node.grant);
         if !sum.fits(&node.spec.capacity) {

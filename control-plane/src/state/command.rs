@@ -11,6 +11,20 @@ use crate::model::{
 /// The most instances that one command places: what a leader plans in one tick.
 pub const PLACE_MAX: usize = 256;
 
+/// How many nodes one command grants something.
+pub const GRANT_MAX: usize = 1024;
+
+/// What one node may start by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The node.
+    pub node: NodeId,
+    /// Its epoch as the leader knows it.
+    pub epoch: Epoch,
+    /// All of it; together with the node's placements at most its capacity.
+    pub resources: Resources,
+}
+
 /// One instance that is to run on a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -124,14 +138,12 @@ pub enum Command {
         /// What it says about itself.
         spec: NodeSpec,
     },
-    /// Sets what a node may start by itself.
+    /// Sets what nodes may start by themselves, each by itself: one that is refused leaves the others as they are.
+    ///
+    /// Refused as a whole if all are, for the reason of the first.
     Grant {
-        /// The node.
-        node: NodeId,
-        /// Its epoch as the leader knows it.
-        epoch: Epoch,
-        /// The whole grant; together with the node's placements at most its capacity.
-        resources: Resources,
+        /// At most [`GRANT_MAX`] of them.
+        grants: Vec<Grant>,
     },
     /// Places one instance on a node; the id comes back in the reply.
     Place(Place),

@@ -6,8 +6,7 @@ use crate::planted::planted;
 
 impl State {
     pub(super) fn place(&mut self, at: Timestamp, place: Place) -> Result<Reply, Rejection> {
-        let held = self.held(place.node);
-        let (instance, _) = self.place_beside(at, place, &held)?;
+        let instance = self.place_one(at, place)?;
         self.index += 1;
         Ok(Reply::Placed { instance })
     }
@@ -16,27 +15,12 @@ impl State {
         if places.len() > PLACE_MAX {
             return Err(Rejection::Limit { what: "instances that one command places".to_owned(), limit: PLACE_MAX });
         }
-        // Kept up beside the placements: to sum them up again for each would make a batch quadratic.
-        let mut held = self.held_each();
-        let mut placed = Vec::with_capacity(places.len());
-        for place in places {
-            let held = held.entry(place.node).or_default();
-            placed.push(self.place_beside(at, place, held).map(|(instance, resources)| {
-                *held = held.plus(&resources);
-                instance
-            }));
-        }
+        let placed: Vec<_> = places.into_iter().map(|place| self.place_one(at, place)).collect();
         self.index += u64::from(placed.iter().any(Result::is_ok));
         Ok(Reply::PlacedMany { placed })
     }
 
-    /// Places an instance beside what its node holds already; returns its id and what it holds itself.
-    fn place_beside(
-        &mut self,
-        at: Timestamp,
-        place: Place,
-        held: &Resources,
-    ) -> Result<(InstanceId, Resources), Rejection> {
+    fn place_one(&mut self, at: Timestamp, place: Place) -> Result<InstanceId, Rejection> {
         let Place { revision, node, purpose } = place;
         let function = self.functions.get(&revision.function);
         let function = function.ok_or_else(|| Rejection::NoFunction(revision.function.clone()))?;
@@ -48,7 +32,8 @@ impl State {
         if let Some((key, value)) = spec.placement.missing(machine.labels()) {
             return Err(Rejection::NoLabel { node, key: key.to_owned(), value: value.to_owned() });
         }
-        let room = if machine.is_dead { Resources::default() } else { machine.spec.capacity.minus(held) };
+        let held = self.placements.held(node);
+        let room = if machine.is_dead { Resources::default() } else { machine.spec.capacity.minus(&held) };
         if machine.is_dead || !resources.fits(&room) {
             return Err(Rejection::NoRoom { node, needed: resources, room });
         }
@@ -60,7 +45,7 @@ impl State {
         self.placed_last = self.placed_last.saturating_add(1);
         let instance = InstanceId::placed(self.placed_last);
         self.placements.insert(instance, Placement { revision, node, resources, purpose, since: at });
-        Ok((instance, resources))
+        Ok(instance)
     }
 
     pub(super) fn adopt(
@@ -93,7 +78,7 @@ impl State {
                 Placement { revision: revision.clone(), node, resources, purpose: Purpose::Demand, since: at };
             adopted.push((*instance, placement));
         }
-        let held = self.held(node);
+        let held = self.placements.held(node);
         let machine = self.node_in(node, epoch)?;
         let room = if machine.is_dead { Resources::default() } else { machine.spec.capacity.minus(&held) };
         if (machine.is_dead && !adopted.is_empty()) || !needed.fits(&room) {
@@ -117,7 +102,7 @@ impl State {
         let before = self.placements.len();
         for (instance, _) in instances {
             if self.placements.get(instance).is_some_and(|placement| placement.node == node) {
-                self.placements.remove(instance);
+                self.placements.remove(*instance);
             }
         }
         if self.placements.len() == before {
@@ -129,7 +114,7 @@ impl State {
     pub(super) fn unplace(&mut self, instances: &[InstanceId]) -> Result<Reply, Rejection> {
         let before = self.placements.len();
         for instance in instances {
-            self.placements.remove(instance);
+            self.placements.remove(*instance);
         }
         if self.placements.len() == before {
             return Ok(Reply::Done { index: self.index });

@@ -94,7 +94,7 @@ impl State {
         self.sessions.remove(&id);
         self.admitted.remove(&id);
         self.removed.insert(id);
-        self.placements.retain(|_, placement| placement.node != id);
+        self.placements.remove_of(id);
         Ok(self.done())
     }
 }

@@ -10,22 +10,24 @@ mod function;
 mod instance;
 mod member;
 mod node;
+mod placements;
 mod session;
 mod tickets;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use check::violations;
-pub use command::{AppliedFunction, Change, Command, NotInvited, PLACE_MAX, Place, Rejection, Reply};
+pub use command::{AppliedFunction, Change, Command, GRANT_MAX, Grant, NotInvited, PLACE_MAX, Place, Rejection, Reply};
 pub use definitions::Definitions;
 pub use function::{DELETED_MAX, FUNCTIONS_MAX, REVISIONS_KEPT};
 pub use member::{ADMITTED_LIFE, ADMITTED_MAX, Admitted, INVITATIONS_MAX, Invitation};
+pub use placements::Placements;
 pub use session::{ANSWERS_MAX, Session, Ticket};
 pub use tickets::Tickets;
 
 use crate::model::{
-    AppName, Digest, FunctionName, InstanceId, Node, NodeId, Purpose, Resources, RevisionId, RevisionNumber,
-    RevisionSpec, Scaling, Timestamp, Trigger,
+    AppName, Digest, FunctionName, Node, NodeId, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Scaling,
+    Timestamp, Trigger,
 };
 
 /// Everything that is replicated.
@@ -50,7 +52,7 @@ pub struct State {
     /// Which secrets let machines in, by their SHA-256.
     pub invitations: BTreeMap<Digest, Invitation>,
     /// Every instance that is agreed to run, wherever it is.
-    pub placements: BTreeMap<InstanceId, Placement>,
+    pub placements: Placements,
     /// The last sequence handed out for a placed instance.
     pub placed_last: u32,
     /// The proposals of each node that has registered.
@@ -151,7 +153,7 @@ impl State {
             Command::PreferVoter { node } => self.prefer_voter(node),
             Command::Drain { node, is_draining } => self.drain(node, is_draining),
             Command::RegisterNode { node, spec } => self.register_node(node, spec),
-            Command::Grant { node, epoch, resources } => self.grant(node, epoch, resources),
+            Command::Grant { grants } => self.grant(&grants),
             Command::Place(place) => self.place(at, place),
             Command::PlaceMany { places } => self.place_many(at, places),
             Command::Adopt { node, epoch, instances } => self.adopt(at, node, epoch, &instances),
@@ -168,27 +170,9 @@ impl State {
         self.functions.get(&id.function)?.revisions.get(&id.number)
     }
 
-    /// Returns the sum of what a node's placements hold.
-    pub fn held(&self, node: NodeId) -> Resources {
-        self.placements
-            .values()
-            .filter(|placement| placement.node == node)
-            .fold(Resources::default(), |sum, placement| sum.plus(&placement.resources))
-    }
-
     /// Returns whether a node may speak with the others: it was let in, and not taken out.
     pub fn is_member(&self, node: NodeId) -> bool {
         self.nodes.contains_key(&node) || self.admitted.contains_key(&node)
-    }
-
-    /// Returns the sum of what each node's placements hold, in one pass; nodes without placements are left out.
-    pub fn held_each(&self) -> BTreeMap<NodeId, Resources> {
-        let mut held: BTreeMap<NodeId, Resources> = BTreeMap::new();
-        for placement in self.placements.values() {
-            let sum = held.entry(placement.node).or_default();
-            *sum = sum.plus(&placement.resources);
-        }
-        held
     }
 
     /// Counts one change and answers with the index it has.

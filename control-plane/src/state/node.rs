@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Rejection, Reply, Session, State};
+use super::{GRANT_MAX, Grant, Rejection, Reply, Session, State};
 use crate::model::{Epoch, Node, NodeId, NodeSpec, Resources, check_labels, relabelled};
 use crate::planted::planted;
 
@@ -19,7 +19,7 @@ impl State {
         let known = self.nodes.get(&id);
         let epoch = Epoch(known.map_or(0, |node| node.epoch.0).saturating_add(1));
         // What ran before may still run: its placements stay until the agent says which are lost.
-        let held = self.held(id);
+        let held = self.placements.held(id);
         let capacity = Resources {
             cpu: spec.capacity.cpu.max(held.cpu),
             memory: spec.capacity.memory.max(held.memory),
@@ -39,15 +39,36 @@ impl State {
         Ok(Reply::Registered { epoch })
     }
 
-    pub(super) fn grant(&mut self, id: NodeId, epoch: Epoch, grant: Resources) -> Result<Reply, Rejection> {
-        let held = self.held(id);
+    pub(super) fn grant(&mut self, grants: &[Grant]) -> Result<Reply, Rejection> {
+        if grants.len() > GRANT_MAX {
+            return Err(Rejection::Limit {
+                what: "nodes that one command grants something".to_owned(),
+                limit: GRANT_MAX,
+            });
+        }
+        let mut refused = None;
+        let mut given = 0_usize;
+        for grant in grants {
+            match self.grant_one(grant) {
+                Ok(()) => given += 1,
+                Err(rejection) => refused = refused.or(Some(rejection)),
+            }
+        }
+        match refused {
+            Some(rejection) if given == 0 => Err(rejection),
+            _ => Ok(self.done()),
+        }
+    }
+
+    fn grant_one(&mut self, &Grant { node: id, epoch, resources }: &Grant) -> Result<(), Rejection> {
+        let held = self.placements.held(id);
         let node = self.node_in(id, epoch)?;
         let room = if node.is_dead { Resources::default() } else { node.spec.capacity.minus(&held) };
-        if !grant.fits(&room) && !planted!(GrantOverCapacity) {
-            return Err(Rejection::NoRoom { node: id, needed: grant, room });
+        if !resources.fits(&room) && !planted!(GrantOverCapacity) {
+            return Err(Rejection::NoRoom { node: id, needed: resources, room });
         }
-        node.grant = grant;
-        Ok(self.done())
+        node.grant = resources;
+        Ok(())
     }
 
     pub(super) fn declare_dead(&mut self, id: NodeId, epoch: Epoch) -> Result<Reply, Rejection> {
@@ -59,7 +80,9 @@ impl State {
         node.epoch = Epoch(node.epoch.0.saturating_add(1));
         node.grant = Resources::default();
         node.is_dead = true;
-        self.placements.retain(|_, placement| placement.node != id || planted!(DeadKept));
+        if !planted!(DeadKept) {
+            self.placements.remove_of(id);
+        }
         Ok(self.done())
     }
 

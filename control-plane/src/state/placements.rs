@@ -1,6 +1,6 @@
 //! Every instance that is agreed to run, and whose they are: by node and by revision, kept up with every change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::ops::Deref;
 
 use super::Placement;
@@ -14,8 +14,11 @@ use crate::model::{InstanceId, NodeId, Purpose, Resources, RevisionId};
 pub struct Placements {
     all: BTreeMap<InstanceId, Placement>,
     nodes: BTreeMap<NodeId, Holding>,
-    revisions: BTreeMap<RevisionId, BTreeSet<(Purpose, InstanceId)>>,
+    revisions: BTreeMap<RevisionId, Alike>,
 }
+
+/// The instances of one revision by what they are for, and where they are.
+type Alike = BTreeMap<(Purpose, InstanceId), NodeId>;
 
 /// What one node has of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,10 +36,11 @@ impl Placements {
         holding.instances.insert(instance);
         match self.revisions.get_mut(&placement.revision) {
             Some(alike) => {
-                alike.insert((placement.purpose, instance));
+                alike.insert((placement.purpose, instance), placement.node);
             }
             None => {
-                self.revisions.insert(placement.revision.clone(), BTreeSet::from([(placement.purpose, instance)]));
+                let alike = Alike::from([((placement.purpose, instance), placement.node)]);
+                self.revisions.insert(placement.revision.clone(), alike);
             }
         }
         self.all.insert(instance, placement);
@@ -85,22 +89,27 @@ impl Placements {
         self.nodes.get(&node).map_or(0, |holding| holding.instances.len())
     }
 
-    /// Returns the instances of a revision for one purpose, in their order.
-    pub fn of(&self, revision: &RevisionId, purpose: Purpose) -> impl Iterator<Item = (InstanceId, &Placement)> {
-        let (first, last) = (InstanceId::FIRST, InstanceId::LAST);
-        let alike = self.revisions.get(revision).into_iter();
-        let alike = alike.flat_map(move |alike| alike.range((purpose, first)..=(purpose, last)));
-        alike.filter_map(|(_, instance)| Some((*instance, self.all.get(instance)?)))
+    /// Returns what a revision has, whatever for, and where.
+    pub fn of(&self, revision: &RevisionId) -> impl Iterator<Item = (InstanceId, NodeId)> {
+        let alike = self.revisions.get(revision).into_iter().flatten();
+        alike.map(|((_, instance), node)| (*instance, *node))
+    }
+
+    /// Returns what a revision has for one purpose, in the order of instances, and where.
+    pub fn of_purpose(&self, revision: &RevisionId, purpose: Purpose) -> impl Iterator<Item = (InstanceId, NodeId)> {
+        let all = (purpose, InstanceId::FIRST)..=(purpose, InstanceId::LAST);
+        let alike = self.revisions.get(revision).into_iter().flat_map(move |alike| alike.range(all.clone()));
+        alike.map(|((_, instance), node)| (*instance, *node))
     }
 
     /// Returns how many a revision has, whatever for.
     pub fn count_of(&self, revision: &RevisionId) -> usize {
-        self.revisions.get(revision).map_or(0, BTreeSet::len)
+        self.revisions.get(revision).map_or(0, BTreeMap::len)
     }
 
-    /// Returns every revision that has any, with its instances.
-    pub fn revisions(&self) -> impl Iterator<Item = (&RevisionId, impl Iterator<Item = InstanceId>)> {
-        self.revisions.iter().map(|(revision, alike)| (revision, alike.iter().map(|(_, instance)| *instance)))
+    /// Returns every revision that has any.
+    pub fn revisions(&self) -> impl Iterator<Item = &RevisionId> {
+        self.revisions.keys()
     }
 }
 
@@ -110,6 +119,15 @@ impl Deref for Placements {
 
     fn deref(&self) -> &Self::Target {
         &self.all
+    }
+}
+
+impl<'a> IntoIterator for &'a Placements {
+    type Item = (&'a InstanceId, &'a Placement);
+    type IntoIter = btree_map::Iter<'a, InstanceId, Placement>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.all.iter()
     }
 }
 
@@ -125,6 +143,62 @@ impl Extend<(InstanceId, Placement)> for Placements {
     fn extend<T: IntoIterator<Item = (InstanceId, Placement)>>(&mut self, placements: T) {
         for (instance, placement) in placements {
             self.insert(instance, placement);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{Bytes, MilliCpu, RevisionNumber, Timestamp};
+
+    fn placement() -> impl Strategy<Value = Placement> {
+        let purpose = prop_oneof![Just(Purpose::Demand), Just(Purpose::Verify), Just(Purpose::Minimum)];
+        (1..4_u32, 1..3_u32, 0..1000_u32, purpose).prop_map(|(node, number, cpu, purpose)| Placement {
+            revision: RevisionId { function: "checkout".parse().unwrap(), number: RevisionNumber(number) },
+            node: NodeId(node),
+            resources: Resources { cpu: MilliCpu(cpu), memory: Bytes(u64::from(cpu)), disk: Bytes(0), pids: 1 },
+            purpose,
+            since: Timestamp::default(),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_looked_up_is_what_the_map_has(changes in prop::collection::vec((0..20_u32, prop::option::of(placement())), 0..60)) {
+            let mut placements = Placements::default();
+            for (sequence, change) in changes {
+                let instance = InstanceId::placed(sequence);
+                match change {
+                    Some(placement) => placements.insert(instance, placement),
+                    None => drop(placements.remove(instance)),
+                }
+                let anew: Placements = placements.iter().map(|(id, placement)| (*id, placement.clone())).collect();
+                prop_assert_eq!(&placements, &anew);
+            }
+            for node in (1..4).map(NodeId) {
+                let mine = || placements.values().filter(|placement| placement.node == node);
+                let held = mine().fold(Resources::default(), |sum, placement| sum.plus(&placement.resources));
+                prop_assert_eq!(placements.held(node), held);
+                prop_assert_eq!(placements.count_on(node), mine().count());
+                prop_assert_eq!(placements.on(node).count(), mine().count());
+            }
+            for number in 1..3 {
+                let revision = RevisionId { function: "checkout".parse().unwrap(), number: RevisionNumber(number) };
+                let alike = || placements.iter().filter(|(_, placement)| placement.revision == revision);
+                let minimum = alike().filter(|(_, placement)| placement.purpose == Purpose::Minimum);
+                let minimum: Vec<_> = minimum.map(|(id, placement)| (*id, placement.node)).collect();
+                prop_assert_eq!(placements.of_purpose(&revision, Purpose::Minimum).collect::<Vec<_>>(), minimum);
+                prop_assert_eq!(placements.count_of(&revision), alike().count());
+                prop_assert_eq!(placements.of(&revision).count(), alike().count());
+            }
+            let instances: Vec<_> = placements.keys().copied().collect();
+            for instance in instances {
+                placements.remove(instance);
+            }
+            prop_assert_eq!(placements, Placements::default());
         }
     }
 }

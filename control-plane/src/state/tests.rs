@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::{
-    Bytes, Concurrency, Constraints, Epoch, FunctionSpec, MilliCpu, Network, NodeSpec, RevisionSpec, Runtime,
-    ScalingChange,
+    Bytes, Concurrency, Constraints, Epoch, FunctionSpec, InstanceId, MilliCpu, Network, NodeSpec, RevisionSpec,
+    Runtime, ScalingChange,
 };
 
 fn at(millis: u64) -> Timestamp {
@@ -156,12 +156,12 @@ fn a_dead_node_is_fenced_until_it_registers() {
     let node = NodeId(1);
     let revision = deploy(&mut state);
     let grant = Resources { pids: 7, ..Resources::default() };
-    state.apply(at(1), Command::Grant { node, epoch: Epoch(1), resources: grant }).unwrap();
+    state.apply(at(1), Command::Grant { grants: vec![Grant { node, epoch: Epoch(1), resources: grant }] }).unwrap();
     let stale = state.apply(at(1), Command::DeclareDead { node, epoch: Epoch(0) });
     assert!(matches!(stale, Err(Rejection::StaleEpoch { .. })), "it has registered since: {stale:?}");
     state.apply(at(1), Command::DeclareDead { node, epoch: Epoch(1) }).unwrap();
     for epoch in [1, 2].map(Epoch) {
-        let late = state.apply(at(1), Command::Grant { node, epoch, resources: grant });
+        let late = state.apply(at(1), Command::Grant { grants: vec![Grant { node, epoch, resources: grant }] });
         assert!(late.is_err(), "in {epoch:?}: {late:?}");
         let instances = vec![(InstanceId::granted(node, epoch, 1), revision.clone())];
         let late = state.apply(at(1), Command::Adopt { node, epoch, instances });
@@ -173,7 +173,25 @@ fn a_dead_node_is_fenced_until_it_registers() {
     let Ok(Reply::PlacedMany { placed }) = state.apply(at(1), placed) else { panic!("a batch is answered one by one") };
     assert!(matches!(placed[..], [Err(Rejection::NoRoom { .. })]), "{placed:?}");
     assert_eq!(register(&mut state, 1), Ok(Reply::Registered { epoch: Epoch(3) }));
-    state.apply(at(1), Command::Grant { node, epoch: Epoch(3), resources: grant }).unwrap();
+    state.apply(at(1), Command::Grant { grants: vec![Grant { node, epoch: Epoch(3), resources: grant }] }).unwrap();
+}
+
+#[test]
+fn one_grant_that_is_refused_leaves_the_others() {
+    let mut state = State::default();
+    for node in [1, 2] {
+        register(&mut state, node).unwrap();
+    }
+    let resources = Resources { pids: 7, ..Resources::default() };
+    let grant = |node, epoch| Grant { node: NodeId(node), epoch: Epoch(epoch), resources };
+    let index = state.index;
+    let grants = vec![grant(1, 0), grant(2, 1), grant(3, 1)];
+    assert_eq!(state.apply(at(1), Command::Grant { grants }), Ok(Reply::Done { index: index + 1 }));
+    assert_eq!((state.nodes[&NodeId(1)].grant, state.nodes[&NodeId(2)].grant), (Resources::default(), resources));
+    let all = state.apply(at(1), Command::Grant { grants: vec![grant(1, 0), grant(3, 1)] });
+    assert!(matches!(all, Err(Rejection::StaleEpoch { .. })), "the first reason: {all:?}");
+    let too_many = state.apply(at(1), Command::Grant { grants: vec![grant(1, 1); GRANT_MAX + 1] });
+    assert!(matches!(too_many, Err(Rejection::Limit { limit: GRANT_MAX, .. })), "{too_many:?}");
 }
 
 #[test]

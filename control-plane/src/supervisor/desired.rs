@@ -8,14 +8,10 @@ use crate::state::State;
 /// Returns what the applied state wants of a node, or nothing while it does not know the node.
 pub fn desired(state: &State, id: NodeId) -> Option<Desired> {
     let node = state.nodes.get(&id)?;
-    let placements = state
-        .placements
-        .iter()
-        .filter(|(_, placement)| {
-            placement.node == id || (planted!(PlacedTwice) && placement.node.0.saturating_add(1) == id.0)
-        })
-        .map(|(instance, placement)| (*instance, (placement.revision.clone(), placement.purpose)))
-        .collect();
+    let anothers = planted!(PlacedTwice).then(|| NodeId(id.0.saturating_sub(1)));
+    let placements = anothers.into_iter().chain([id]).flat_map(|node| state.placements.on(node));
+    let placements =
+        placements.map(|(instance, placement)| (instance, (placement.revision.clone(), placement.purpose))).collect();
     let mut revisions = std::collections::BTreeMap::new();
     for (name, function) in &state.functions {
         for (number, role) in [(function.live, Role::Live), (function.candidate, Role::Candidate)] {

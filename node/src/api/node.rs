@@ -27,7 +27,7 @@ pub(super) async fn nodes(State(api): State<Api>) -> Json<Vec<json::Node>> {
         let nodes = state.nodes.iter();
         nodes
             .map(|(id, node)| {
-                let instances = state.placements.values().filter(|placement| placement.node == *id).count();
+                let instances = state.placements.count_on(*id);
                 json::Node {
                     id: id.to_string(),
                     name: node.spec.name.clone(),
@@ -35,7 +35,7 @@ pub(super) async fn nodes(State(api): State<Api>) -> Json<Vec<json::Node>> {
                     is_leader: leader == Some(*id),
                     epoch: node.epoch.0,
                     capacity: body::write_resources(&node.spec.capacity),
-                    held: body::write_resources(&state.held(*id)),
+                    held: body::write_resources(&state.placements.held(*id)),
                     grant: body::write_resources(&node.grant),
                     labels: node.labels().clone(),
                     labels_set: node.labels_set().clone(),

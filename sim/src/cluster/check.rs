@@ -88,7 +88,7 @@ impl World {
             found.extend(self.function_at_rest(&state, name, function));
         }
         for (id, machine) in &state.nodes {
-            let free = machine.spec.capacity.minus(&state.held(*id));
+            let free = machine.spec.capacity.minus(&state.placements.held(*id));
             if machine.grant != free {
                 found.push(format!("{id} is granted {}, {free} is free", machine.grant));
             }
@@ -195,8 +195,7 @@ fn minimum(function: &Function) -> usize {
 /// Returns whether some node has room for one more instance of a revision.
 fn has_room(state: &State, revision: &RevisionId) -> bool {
     let Some(known) = state.revision(revision) else { return false };
-    state
-        .nodes
-        .iter()
-        .any(|(id, node)| node.is_eligible() && known.spec.resources.fits(&node.spec.capacity.minus(&state.held(*id))))
+    state.nodes.iter().any(|(id, node)| {
+        node.is_eligible() && known.spec.resources.fits(&node.spec.capacity.minus(&state.placements.held(*id)))
+    })
 }
