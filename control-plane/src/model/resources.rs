@@ -73,6 +73,28 @@ impl Resources {
             pids: self.pids.saturating_sub(other.pids),
         }
     }
+
+    /// Returns the lesser of two amounts in each dimension.
+    #[must_use]
+    pub fn smaller(&self, other: &Self) -> Self {
+        Self {
+            cpu: self.cpu.min(other.cpu),
+            memory: self.memory.min(other.memory),
+            disk: self.disk.min(other.disk),
+            pids: self.pids.min(other.pids),
+        }
+    }
+
+    /// Returns the greater of two amounts in each dimension.
+    #[must_use]
+    pub fn larger(&self, other: &Self) -> Self {
+        Self {
+            cpu: self.cpu.max(other.cpu),
+            memory: self.memory.max(other.memory),
+            disk: self.disk.max(other.disk),
+            pids: self.pids.max(other.pids),
+        }
+    }
 }
 
 impl fmt::Display for Resources {

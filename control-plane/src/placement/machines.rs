@@ -1,6 +1,6 @@
-//! What nodes have left, as a structure of arrays: one scan reads them from end to end.
+//! What nodes have left, as a structure of arrays, and of each block of them what it has at most and costs at least.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::score::{DIMENSIONS, Grain, Reciprocals, Weights, amounts, rank_cost};
@@ -19,6 +19,15 @@ pub(super) struct Zone<'a> {
     pub(super) places: Range<usize>,
     /// Its blocks.
     pub(super) blocks: Range<usize>,
+}
+
+/// What a block can have to offer at best: where even that is not enough, nobody needs to look at its nodes.
+#[derive(Clone, Debug)]
+struct Bound {
+    /// The most that any of its nodes has left of each dimension.
+    room: Resources,
+    /// The shapes of its nodes, in [`Machines::least`].
+    least: Range<usize>,
 }
 
 /// All nodes, zone by zone and by id within a zone.
@@ -46,6 +55,12 @@ pub(super) struct Machines<'a> {
     pub(super) zones: Vec<Zone<'a>>,
     /// Runs of at most [`BLOCK`] places within one zone.
     pub(super) blocks: Vec<Range<usize>>,
+    /// What each block has to offer in the batch under way, its nodes that can take nothing of that left out.
+    bounds: Vec<Bound>,
+    /// For each shape that a block has, what a node of it costs at least.
+    least: Vec<(u32, u32)>,
+    /// The least of each dimension that anything in the batch under way needs.
+    smallest: Resources,
     /// Places by node, for looking them up.
     places: Vec<(NodeId, usize)>,
     capacity: [u128; DIMENSIONS],
@@ -90,6 +105,9 @@ impl<'a> Machines<'a> {
             grain: Grain::for_largest(largest),
             zones: Vec::new(),
             blocks: Vec::new(),
+            bounds: Vec::new(),
+            least: Vec::new(),
+            smallest: Resources::default(),
             places: Vec::with_capacity(count),
             capacity: [0; DIMENSIONS],
             used: [0; DIMENSIONS],
@@ -116,6 +134,12 @@ impl<'a> Machines<'a> {
             machines.extend_zone(zone, place);
         }
         machines.places.sort_unstable();
+        for block in &machines.blocks {
+            let shapes: BTreeSet<u32> = machines.shapes[block.clone()].iter().copied().collect();
+            let first = machines.least.len();
+            machines.least.extend(shapes.into_iter().map(|shape| (shape, u32::MAX)));
+            machines.bounds.push(Bound { room: Resources::default(), least: first..machines.least.len() });
+        }
         machines
     }
 
@@ -158,14 +182,15 @@ impl<'a> Machines<'a> {
         Resources { cpu: self.cpu[place], memory: self.memory[place], disk: self.disk[place], pids: self.pids[place] }
     }
 
-    /// Takes something off what the node at a place has left.
-    pub(super) fn take(&mut self, place: usize, needed: &Resources) {
+    /// Takes something off what the node at a place of a block has left.
+    pub(super) fn take(&mut self, place: usize, block: usize, needed: &Resources) {
         let room = self.room(place).minus(needed);
         self.cpu[place] = room.cpu;
         self.memory[place] = room.memory;
         self.disk[place] = room.disk;
         self.pids[place] = room.pids;
         self.costs[place] = self.cost_now(place);
+        self.bound_anew(block);
         add(&mut self.used, needed);
     }
 
@@ -175,8 +200,42 @@ impl<'a> Machines<'a> {
         self.grain.cost(&self.room(place), weighted).saturating_add(self.rank_costs[place])
     }
 
-    /// Weighs dimensions by what would be used if all of `asked` were placed, and keeps that until it is done again.
-    pub(super) fn weigh(&mut self, asked: [u128; DIMENSIONS]) -> Weights {
+    /// Works out what a block has to offer.
+    fn bound_anew(&mut self, block: usize) {
+        let shapes = self.bounds[block].least.clone();
+        for (_, least) in &mut self.least[shapes.clone()] {
+            *least = u32::MAX;
+        }
+        let mut most = Resources::default();
+        for place in self.blocks[block].clone() {
+            let room = self.room(place);
+            if !self.smallest.fits(&room) {
+                continue;
+            }
+            most = most.larger(&room);
+            let shape = self.shapes[place];
+            if let Some((_, least)) = self.least[shapes.clone()].iter_mut().find(|(known, _)| *known == shape) {
+                *least = (*least).min(self.costs[place]);
+            }
+        }
+        self.bounds[block].room = most;
+    }
+
+    /// Returns what a node of a block would cost at the very least with an instance of this size; none means that it fits on
+    /// none of them.
+    pub(super) fn bound(&self, block: usize, needed: &Resources, reliefs: &[u32]) -> Option<u32> {
+        let bound = &self.bounds[block];
+        if !needed.fits(&bound.room) {
+            return None;
+        }
+        let least = self.least[bound.least.clone()].iter().filter(|(_, cost)| *cost != u32::MAX);
+        // A node of which little is left costs less than the instance takes off it, but does not fit then.
+        least.map(|(shape, cost)| cost.saturating_sub(reliefs[*shape as usize])).min()
+    }
+
+    /// Weighs dimensions by what would be used if all of `asked` were placed, and keeps that until it is done again, as it does
+    /// that nothing is asked for that needs less than `smallest` of any.
+    pub(super) fn weigh(&mut self, asked: [u128; DIMENSIONS], smallest: Resources) -> Weights {
         let used = std::array::from_fn(|dimension| self.used[dimension].saturating_add(asked[dimension]));
         let weights = Weights::of(used, self.capacity);
         self.weighted.clear();
@@ -185,6 +244,10 @@ impl<'a> Machines<'a> {
         costs.clear();
         costs.extend((0..self.ids.len()).map(|place| self.cost_now(place)));
         self.costs = costs;
+        self.smallest = smallest;
+        for block in 0..self.blocks.len() {
+            self.bound_anew(block);
+        }
         weights
     }
 

@@ -9,8 +9,8 @@
 //! is the policy. *Batch*: asks that want the largest share of the scarce dimension come first, since small ones fit into
 //! what large ones leave. All of it is integers, so that the simulator and every node come to the same.
 //!
-//! The scan is exact: no node is passed over. What a node has left is held as a structure of arrays ([`machines`]); one ask
-//! reads them from end to end, further asks of the same kind read one block of them ([`scan`]).
+//! The scan is exact: no node is passed over that could be the best. What nodes have left is held as a structure of arrays
+//! ([`machines`]) in blocks; a block is read where it may have the best, further asks of the same kind read one ([`scan`]).
 //!
 //! A plan is a proposal: the state checks room and labels again as it applies it, with the very functions used here,
 //! [`Resources::fits`] and [`Constraints::missing`]. The spread it takes as planned.
@@ -87,7 +87,9 @@ impl<'a> Planner<'a> {
                 *sum += u128::from(amount) * kind.asks.len() as u128;
             }
         }
-        let weights = self.machines.weigh(asked);
+        let sizes = kinds.iter().map(|kind| kind.resources);
+        let smallest = sizes.reduce(|least, size| least.smaller(&size)).unwrap_or_default();
+        let weights = self.machines.weigh(asked, smallest);
         kinds.sort_by_key(|kind| std::cmp::Reverse(amounts(&kind.resources)[weights.scarcest]));
         let loads = self.loads(&kinds);
         let mut scan = std::mem::take(&mut self.scan);
@@ -109,7 +111,7 @@ impl<'a> Planner<'a> {
                     answers[*ask] = Err(no_fit.get_or_insert_with(explain).clone());
                     continue;
                 };
-                self.machines.take(place, &kind.resources);
+                self.machines.take(place, self.machines.block_of(zone, place), &kind.resources);
                 scan.placed(&self.machines, &wanted, place, zone);
                 if wanted.is_spread {
                     let planned = self.planned.entry((kind.revision.clone(), kind.purpose)).or_default();
@@ -122,7 +124,7 @@ impl<'a> Planner<'a> {
         answers
     }
 
-    /// Counts the nodes that have room for an instance of this size: what any scan has to do at least.
+    /// Counts the nodes that have room for an instance of this size: what a look at every node has to do at least.
     pub fn count_fitting(&self, needed: &Resources) -> usize {
         self.machines.count_fitting(*needed)
     }

@@ -1,5 +1,6 @@
-//! Finds the best node for one kind of instance after another: an exact scan over all nodes, of which the bests of blocks and
-//! zones are remembered, because placing an instance changes one node.
+//! Finds the best node for one kind of instance after another: exactly the one that a look at every node would find, but blocks
+//! that cannot have it by what they have to offer at best are not looked at (branch and bound). The bests of blocks and zones are
+//! remembered, because placing an instance changes one node.
 
 use super::machines::Machines;
 use super::score::Score;
@@ -34,9 +35,11 @@ pub(super) struct Scan {
     has_load: Vec<bool>,
     /// What each zone has of this kind.
     pub(super) zone_loads: Vec<u32>,
-    /// The least key of each block: the middle fields of a [`Score`] in one integer, the node's load, then its cost.
+    /// The least key of each block: the middle fields of a [`Score`] in one integer, the node's load, then its cost. Of a block
+    /// that was not looked at it is no more than that.
     block_bests: Vec<u64>,
-    /// The least key of each zone.
+    is_looked_at: Vec<bool>,
+    /// The least of the keys of each zone's blocks.
     zone_bests: Vec<u64>,
     /// Whether a node of the zone has the required labels.
     pub(super) zone_allowed: Vec<bool>,
@@ -48,7 +51,7 @@ pub(super) fn is_set(bits: &[u64], place: usize) -> bool {
 }
 
 impl Scan {
-    /// Looks at every node, of which `loads` have instances of this kind already.
+    /// Begins with one kind of instance, of which places have `loads` already.
     pub(super) fn begin(
         &mut self,
         machines: &Machines<'_>,
@@ -76,12 +79,28 @@ impl Scan {
         );
         machines.reliefs(&wanted.resources, &mut self.reliefs);
         self.block_bests.clear();
+        self.is_looked_at.clear();
         for block in 0..machines.blocks.len() {
-            let best = self.least_key(machines, wanted, block);
-            self.block_bests.push(best);
+            // Loads only make it worse.
+            let bound = machines.bound(block, &wanted.resources, &self.reliefs);
+            self.block_bests.push(bound.map_or(NOWHERE, u64::from));
+            self.is_looked_at.push(bound.is_none());
         }
         self.zone_bests.clear();
         self.zone_bests.extend(machines.zones.iter().map(|zone| least(&self.block_bests[zone.blocks.clone()])));
+    }
+
+    /// Looks at the nodes of a zone block by block, until its best is that of a block that was looked at.
+    fn look(&mut self, machines: &Machines<'_>, wanted: &Wanted<'_>, zone: usize) {
+        let blocks = machines.zones[zone].blocks.clone();
+        loop {
+            let best = least(&self.block_bests[blocks.clone()]);
+            self.zone_bests[zone] = best;
+            let is_open = |block: &usize| self.block_bests[*block] == best && !self.is_looked_at[*block];
+            let Some(block) = blocks.clone().find(is_open) else { return };
+            self.block_bests[block] = self.least_key(machines, wanted, block);
+            self.is_looked_at[block] = true;
+        }
     }
 
     /// Notes that a place has so many more of this kind.
@@ -137,21 +156,31 @@ impl Scan {
     }
 
     /// Returns the best place and its zone; none means that the instance can go nowhere.
-    pub(super) fn best(&self, machines: &Machines<'_>, wanted: &Wanted<'_>) -> Option<(usize, usize)> {
+    pub(super) fn best(&mut self, machines: &Machines<'_>, wanted: &Wanted<'_>) -> Option<(usize, usize)> {
         let zone_max = if wanted.is_even { self.least_load() } else { u32::MAX };
-        let mut best: Option<(Score, usize, usize)> = None;
-        for (zone, (key, load)) in self.zone_bests.iter().zip(&self.zone_loads).enumerate() {
-            let is_worse = best.is_some_and(|(score, ..)| (score.zone_load, score.key()) < (*load, *key));
-            if *key == NOWHERE || *load > zone_max || is_worse {
-                continue;
+        loop {
+            let open = self.zone_loads.iter().copied().zip(self.zone_bests.iter().copied());
+            let least = open.filter(|(load, key)| *load <= zone_max && *key != NOWHERE).min()?;
+            let mut best: Option<(Score, usize, usize)> = None;
+            for zone in 0..machines.zones.len() {
+                if (self.zone_loads[zone], self.zone_bests[zone]) != least {
+                    continue;
+                }
+                self.look(machines, wanted, zone);
+                // Only what was looked at is sure: it may have turned out worse.
+                if (self.zone_loads[zone], self.zone_bests[zone]) != least {
+                    continue;
+                }
+                let Some(place) = self.find(machines, wanted, zone, least.1) else { continue };
+                let score = Score::new(least.0, least.1, machines.ids[place]);
+                if best.is_none_or(|(other, ..)| score < other) {
+                    best = Some((score, place, zone));
+                }
             }
-            let Some(place) = self.find(machines, wanted, zone, *key) else { continue };
-            let score = Score::new(*load, *key, machines.ids[place]);
-            if best.is_none_or(|(other, ..)| score < other) {
-                best = Some((score, place, zone));
+            if let Some((_, place, zone)) = best {
+                return Some((place, zone));
             }
         }
-        best.map(|(_, place, zone)| (place, zone))
     }
 
     /// Returns the first place of a zone that has this key: of equals, the one whose id is the least.
@@ -174,6 +203,7 @@ impl Scan {
         }
         let block = machines.block_of(zone, place);
         self.block_bests[block] = self.least_key(machines, wanted, block);
+        self.is_looked_at[block] = true;
         self.zone_bests[zone] = least(&self.block_bests[machines.zones[zone].blocks.clone()]);
     }
 }

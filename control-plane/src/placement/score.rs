@@ -47,11 +47,6 @@ impl Score {
         let half = |key: u64| u32::try_from(key & u64::from(u32::MAX)).unwrap_or(u32::MAX);
         Self { zone_load, node_load: half(key >> 32), cost: half(key), node }
     }
-
-    /// Returns its middle fields in one integer that is ordered as they are.
-    pub(super) fn key(&self) -> u64 {
-        u64::from(self.node_load) << 32 | u64::from(self.cost)
-    }
 }
 
 /// Amounts in the order of [`Resources`]' fields.

@@ -121,11 +121,14 @@ fn any_cluster() -> impl Strategy<Value = State> {
     let capacity = (1..40_u32, 1..40_u64).prop_map(|(cpu, memory)| resources(cpu * 100, memory * 64));
     let capacity = capacity.prop_map(|capacity| Resources { disk: Bytes::mebi(20), pids: 12, ..capacity });
     let zone = prop::option::of(prop::sample::select(vec!["a", "b", "c"]));
-    let node = (capacity, zone, any::<bool>()).prop_map(|(capacity, zone, is_arm)| {
-        let zone = zone.map(|zone| (ZONE_LABEL.to_owned(), zone.to_owned()));
-        let arch = ("arch".to_owned(), if is_arm { "arm64" } else { "amd64" }.to_owned());
-        (capacity, zone.into_iter().chain([arch]).collect())
-    });
+    let node = |zone| {
+        (capacity.clone(), zone, any::<bool>()).prop_map(|(capacity, zone, is_arm)| {
+            let zone = Option::map(zone, |zone: &str| (ZONE_LABEL.to_owned(), zone.to_owned()));
+            let arch = ("arch".to_owned(), if is_arm { "arm64" } else { "amd64" }.to_owned());
+            (capacity, zone.into_iter().chain([arch]).collect())
+        })
+    };
+    let (zoned, alone) = (node(zone.boxed()), node(Just(None).boxed()));
     let placement = prop::sample::select(vec![
         constraints(Spread::None, &[]),
         constraints(Spread::Zone, &[]),
@@ -137,8 +140,12 @@ fn any_cluster() -> impl Strategy<Value = State> {
         let numbered = functions.into_iter().enumerate();
         numbered.map(|(number, (size, placement))| function(number, size, placement)).collect()
     });
-    // More nodes than a block has, sometimes.
-    let nodes = prop_oneof![3 => prop::collection::vec(node.clone(), 0..9), 1 => prop::collection::vec(node, 60..150)];
+    // More nodes than a block has, sometimes, and in one zone.
+    let nodes = prop_oneof![
+        4 => prop::collection::vec(zoned.clone(), 0..9),
+        1 => prop::collection::vec(zoned, 60..150),
+        1 => prop::collection::vec(alone, 130..260),
+    ];
     (nodes, functions).prop_map(|(nodes, functions)| cluster(nodes, functions))
 }
 

@@ -40,7 +40,7 @@ impl State {
         // What is placed comes out of the grant where nothing else is left. The node may have started something inside it
         // that is not ratified yet; then its adoption is refused and it stops that.
         if !planted!(PlacedBesideGrant) {
-            machine.grant = smaller(&machine.grant, &room.minus(&resources));
+            machine.grant = machine.grant.smaller(&room.minus(&resources));
         }
         self.placed_last = self.placed_last.saturating_add(1);
         let instance = InstanceId::placed(self.placed_last);
@@ -84,7 +84,7 @@ impl State {
         if (machine.is_dead && !adopted.is_empty()) || !needed.fits(&room) {
             return Err(Rejection::NoRoom { node, needed, room });
         }
-        machine.grant = smaller(&machine.grant.minus(&needed), &room.minus(&needed));
+        machine.grant = machine.grant.minus(&needed).smaller(&room.minus(&needed));
         if adopted.is_empty() {
             return Ok(Reply::Done { index: self.index });
         }
@@ -120,15 +120,5 @@ impl State {
             return Ok(Reply::Done { index: self.index });
         }
         Ok(self.done())
-    }
-}
-
-/// Returns the lesser of two amounts in each dimension.
-fn smaller(one: &Resources, other: &Resources) -> Resources {
-    Resources {
-        cpu: one.cpu.min(other.cpu),
-        memory: one.memory.min(other.memory),
-        disk: one.disk.min(other.disk),
-        pids: one.pids.min(other.pids),
     }
 }

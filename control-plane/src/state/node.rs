@@ -20,12 +20,7 @@ impl State {
         let epoch = Epoch(known.map_or(0, |node| node.epoch.0).saturating_add(1));
         // What ran before may still run: its placements stay until the agent says which are lost.
         let held = self.placements.held(id);
-        let capacity = Resources {
-            cpu: spec.capacity.cpu.max(held.cpu),
-            memory: spec.capacity.memory.max(held.memory),
-            disk: spec.capacity.disk.max(held.disk),
-            pids: spec.capacity.pids.max(held.pids),
-        };
+        let capacity = spec.capacity.larger(&held);
         let mut node = Node::new(NodeSpec { capacity, ..spec }, epoch);
         // What operators have said about it outlives its agent.
         if let Some(known) = known {

@@ -1,4 +1,4 @@
-//! `hearth bench plan`: placements a second of the planner, beside a bare look at every node for each.
+//! `hearth bench plan`: placements a second of the planner, beside a look at every node for each.
 //!
 //! Planning is one thread that never waits, so the seconds are those of its processor: others on the machine do not count.
 
@@ -36,6 +36,42 @@ const SIZES: [(u32, u64); 6] = [(100, 128), (250, 256), (500, 512), (500, 1024),
 /// Functions that are on the nodes already.
 const SETTLED: u32 = 12;
 
+/// How full the nodes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fill {
+    /// None to six instances on each.
+    Light,
+    /// Three of four have less left than the largest size needs, and some of them less than the smallest.
+    Heavy,
+}
+
+impl Fill {
+    const ALL: [Self; 2] = [Self::Light, Self::Heavy];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Light => "have up to six instances each",
+            Self::Heavy => "are full but for one in four",
+        }
+    }
+
+    /// Returns how many instances a node has.
+    fn instances(self, node: u32) -> u32 {
+        let few = node * 5 % 7;
+        if self == Self::Light || node.is_multiple_of(4) {
+            return few;
+        }
+        let mut left = machine(node).capacity;
+        let mut count = 0;
+        // What is left of the fullest is between nothing and all but two instances.
+        while size(node + count).fits(&left) {
+            left = left.minus(&size(node + count));
+            count += 1;
+        }
+        count - few.min(2)
+    }
+}
+
 const AT: Timestamp = Timestamp::from_millis(1);
 
 /// A batch that is planned again and again, each time over the same cluster.
@@ -48,12 +84,15 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Report, BenchError> {
     let rounds = bench.rounds.unwrap_or(ROUNDS);
     let mut sections = Vec::new();
     for (nodes, goal) in CLUSTERS {
-        bench.say(&format!("{nodes} nodes: filling them"));
-        let state = cluster(nodes)?;
-        for spread in Spread::ALL {
-            for count in BATCHES {
-                bench.say(&format!("{nodes} nodes, batches of {count}, spread {spread}"));
-                sections.push(section(bench, &state, spread, count, rounds, goal)?);
+        for fill in Fill::ALL {
+            bench.say(&format!("{nodes} nodes: filling them"));
+            let state = cluster(nodes, fill)?;
+            for spread in Spread::ALL {
+                for count in BATCHES {
+                    let title = format!("{nodes} nodes that {}, batches of {count}, spread {spread}", fill.title());
+                    bench.say(&title);
+                    sections.push(section(bench, &state, title, spread, count, rounds, goal)?);
+                }
             }
         }
     }
@@ -63,6 +102,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Report, BenchError> {
 fn section(
     bench: &Bench<'_>,
     state: &State,
+    title: String,
     spread: Spread,
     count: usize,
     rounds: usize,
@@ -72,7 +112,7 @@ fn section(
     let sizes: Vec<Resources> = (0_u32..).take(count).map(size).collect();
     let mut each = Batch::new((0_u32..).take(count).map(|number| name(spread, number)))?;
     let mut one = Batch::new((0..count).map(|_| name(spread, 0)))?;
-    let (mut anew, mut floor) = (Samples::default(), Samples::default());
+    let (mut anew, mut scan) = (Samples::default(), Samples::default());
     for round in 0..=rounds {
         bench.go_on()?;
         // The first round warms up.
@@ -88,18 +128,15 @@ fn section(
         black_box(Planner::of(black_box(state)).plan(&one.asks));
         let planned = thread_time()?.saturating_sub(began);
         if counts {
-            floor.push(rate(count, looked));
+            scan.push(rate(count, looked));
             anew.push(rate(count, planned));
         }
     }
-    let title = format!(
-        "placements a second of processor time, {} nodes, batches of {count}, spread {spread}",
-        state.nodes.len()
-    );
+    let title = format!("placements a second of processor time, {title}");
     let rows = vec![
         Row::new("each of another function", Role::Ours, &each.rates),
-        Row::new("a bare look at every node for each", Role::Floor, &floor),
-        Row::new("all of one function", Role::Ours, &one.rates).note("looks at every node once"),
+        Row::new("a bare look at every node for each", Role::Peer, &scan),
+        Row::new("all of one function", Role::Ours, &one.rates),
         Row::new("all of one function, the state read first", Role::Ours, &anew)
             .note(format!("{} placements in it", state.placements.len())),
     ];
@@ -190,7 +227,7 @@ pub(super) fn machine(number: u32) -> NodeSpec {
 }
 
 /// Returns a cluster of nodes of two sizes in fifty zones that have something to do already.
-fn cluster(nodes: u32) -> Result<State, BenchError> {
+fn cluster(nodes: u32, fill: Fill) -> Result<State, BenchError> {
     let mut state = State::default();
     for number in 1..=nodes {
         let spec = machine(number);
@@ -211,8 +248,7 @@ fn cluster(nodes: u32) -> Result<State, BenchError> {
     state.apply(AT, Command::DeployApp { app, functions, check_index: None }).map_err(failed)?;
     let mut places = Vec::new();
     for node in 1..=nodes {
-        // None to six on each, so that nodes differ.
-        for number in 0..node * 5 % 7 {
+        for number in 0..fill.instances(node) {
             let revision = RevisionId { function: settled(node + number)?, number: RevisionNumber(1) };
             places.push(Place { revision, node: NodeId(node), purpose: Purpose::Minimum });
         }
