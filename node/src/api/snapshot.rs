@@ -48,7 +48,7 @@ pub(super) async fn save(State(api): State<Api>, uri: Uri) -> Result<Response, R
         api.platform.images().await?.into_iter().map(|image| (image.digest, image.size_bytes)).collect();
     let (mut notes, mut files) = (BTreeMap::new(), BTreeMap::new());
     for image in backup::images_of(&definitions).into_keys() {
-        let found = if images == 0 { None } else { api.platform.image_files(image).await };
+        let found = if images == 0 { None } else { api.platform.image_files(image).await? };
         let size_bytes = match &found {
             Some(found) => Some(found.iter().map(|file| file.size_bytes).sum()),
             None => sizes.get(&image.to_string()).copied(),

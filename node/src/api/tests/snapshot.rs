@@ -82,6 +82,10 @@ async fn images_are_taken_along_when_they_are_asked_for() {
     assert_eq!(told["missing"], json!([]));
     assert_eq!(*new.fake.taken.lock().unwrap(), [(image, b"a manifest".to_vec())]);
     assert_eq!(old.call("GET", "/v1/snapshot?image=1", "").await.error().0, 400);
+    *old.fake.unreadable.lock().unwrap() = Some("the disk fails");
+    let (status, error) = old.call("GET", "/v1/snapshot?images=1", "").await.error();
+    assert_eq!((status, error.error.as_str()), (500, "the disk fails"), "only what nobody has is left out");
+    assert_eq!(old.call("GET", "/v1/snapshot", "").await.status, 200, "without images none is read");
 }
 
 #[tokio::test]
