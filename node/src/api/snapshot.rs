@@ -13,7 +13,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use control_plane::codec;
 use control_plane::model::{Digest, RevisionId};
-use control_plane::state::{Command, Definitions, Rejection};
+use control_plane::state::{Command, Rejection};
 use futures_util::stream;
 use proto::json::{self, ErrorBody, ErrorCode, EventKind};
 use serde::Deserialize;
@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::error::Refusal;
-use super::request::{parameters, upload};
+use super::request::{discard, parameters, upload};
 use super::{Api, Upload};
 use crate::backup::{self, Backup, Counts, DEFINITIONS_MAX_BYTES, Header, ImageNote, ReadError, Writer};
 use crate::image::ImageFile;
@@ -40,12 +40,16 @@ pub(super) async fn save(State(api): State<Api>, uri: Uri) -> Result<Response, R
     let SaveParameters { images } = parameters(&uri)?;
     api.catch_up().await?;
     let (definitions, nodes) = api.platform.read(|state| (state.definitions(), state.nodes.len()));
-    if codec::encode_definitions(&definitions).len() as u64 > DEFINITIONS_MAX_BYTES {
+    // There may be megabytes of them.
+    let encoding = tokio::task::spawn_blocking(move || (codec::encode_definitions(&definitions), definitions));
+    let (encoded, definitions) = encoding.await.map_err(|error| failed(&io::Error::other(error)))?;
+    if encoded.len() as u64 > DEFINITIONS_MAX_BYTES {
         let told = format!("what is defined takes more than {DEFINITIONS_MAX_BYTES} bytes: it could not be restored");
         return Err(Refusal::new(ErrorCode::LimitReached, told).hint("delete functions that nobody needs"));
     }
-    let sizes: BTreeMap<String, u64> =
-        api.platform.images().await?.into_iter().map(|image| (image.digest, image.size_bytes)).collect();
+    // An image that is taken along is measured by its files.
+    let known = if images == 0 { api.platform.images().await? } else { Vec::new() };
+    let sizes: BTreeMap<String, u64> = known.into_iter().map(|image| (image.digest, image.size_bytes)).collect();
     let (mut notes, mut files) = (BTreeMap::new(), BTreeMap::new());
     for image in backup::images_of(&definitions).into_keys() {
         let found = if images == 0 { None } else { api.platform.image_files(image).await? };
@@ -69,20 +73,29 @@ pub(super) async fn save(State(api): State<Api>, uri: Uri) -> Result<Response, R
     let (pieces, body) = mpsc::channel(PIECES_MAX);
     tokio::task::spawn_blocking(move || {
         let broken = pieces.clone();
-        if let Err(error) = write(Pieces::new(pieces), &header, &definitions, files.into_values()) {
+        if let Err(error) = write(Pieces::new(pieces), &header, &encoded, files.into_values()) {
             tracing::warn!(%error, "a backup broke off");
             // Whoever reads it sees that it broke off, if they still read.
             let _ = broken.blocking_send(Err(error));
         }
     });
-    let body = Body::from_stream(stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) }));
+    let pieces = stream::unfold(body, |mut body| async {
+        let piece = body.recv().await?;
+        if piece.is_err() {
+            // The connection ends with it. What came before goes out first: without the head of the answer nobody could tell
+            // that the backup broke off from a node that did not answer.
+            tokio::task::yield_now().await;
+        }
+        Some((piece, body))
+    });
+    let body = Body::from_stream(pieces);
     Ok(([(CONTENT_TYPE, "application/octet-stream")], body).into_response())
 }
 
 fn write(
     out: impl Write,
     header: &Header,
-    definitions: &Definitions,
+    definitions: &[u8],
     files: impl Iterator<Item = ImageFile>,
 ) -> io::Result<()> {
     let mut writer = Writer::begin(out, header, definitions)?;
@@ -92,12 +105,15 @@ fn write(
     writer.finish().map(drop)
 }
 
-pub(super) async fn restore(State(api): State<Api>, body: Body) -> Result<Json<json::Restored>, Refusal> {
-    let file = upload(body, BACKUP_MAX_BYTES, &api.uploads).await?;
-    api.catch_up().await?;
-    if api.platform.read(|state| !state.is_fresh()) {
-        return Err(Rejection::NotFresh.into());
+pub(super) async fn restore(State(api): State<Api>, mut body: Body) -> Result<Json<json::Restored>, Refusal> {
+    // Nobody is to send gigabytes for nothing.
+    if let Err(refusal) = check_fresh(&api).await {
+        discard(&mut body).await;
+        return Err(refusal);
     }
+    let file = upload(body, BACKUP_MAX_BYTES, &api.uploads).await?;
+    // Sending it may have taken an hour.
+    check_fresh(&api).await?;
     let folder = tempfile::tempdir_in(&*api.uploads).map_err(|error| failed(&error))?;
     let layout = folder.path().to_path_buf();
     let Backup { header, definitions, .. } = read(file, &layout).await?;
@@ -116,6 +132,15 @@ pub(super) async fn restore(State(api): State<Api>, body: Body) -> Result<Json<j
         }
     }
     Ok(Json(json::Restored { index, apps, functions, revisions, missing }))
+}
+
+/// Refuses what only a cluster takes in which nothing was ever deployed.
+async fn check_fresh(api: &Api) -> Result<(), Refusal> {
+    api.catch_up().await?;
+    if api.platform.read(|state| !state.is_fresh()) {
+        return Err(Rejection::NotFresh.into());
+    }
+    Ok(())
 }
 
 /// Reads an upload whole; its blobs are an OCI layout in `folder` afterwards.
