@@ -39,7 +39,10 @@ pub(super) async fn snapshot(target: &Target, command: Snapshot) -> Result<(), F
             let restored = restore(target, &file).await?;
             output::document(output, &told(&restored)?)?;
             if !restored.missing.is_empty() {
-                output::say(&format!("{} images are missing: what runs them does not start", restored.missing.len()));
+                let count = restored.missing.len();
+                output::say(&format!(
+                    "{count} images are not on this node: what runs them does not start unless a peer has them"
+                ));
                 output::say(
                     "hint: `hearth apply` builds them again from their sources; `hearth snapshot save --images` keeps them",
                 );
