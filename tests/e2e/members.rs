@@ -101,6 +101,10 @@ fn tells(rack: &mut Rack) {
     rack.succeed(1, &["node", "undrain", "host-4"]);
     let node = json(&rack.succeed(1, &["describe", "node", "host-4", "-o", "json"]));
     let id = node["id"].as_str().expect("a node has an id");
+    let own = json(&rack.succeed(1, &["describe", "node", "host-1", "-o", "json"]))["id"].clone();
+    let told = json(&rack.succeed(1, &["get", "events", own.as_str().expect("a node has an id"), "-o", "json"]));
+    let told = told.as_array().expect("a list");
+    assert!(!told.is_empty() && told.iter().all(|event| event["about"] == own), "what it tells of others: {told:?}");
     rack.kill(4);
     // Reads that would lack what a living node runs are refused until it is given up.
     eventually("it is given up", PATIENCE, || {
