@@ -39,7 +39,7 @@ async fn what_is_defined_comes_back_in_another_cluster_and_its_nodes_do_not() {
     let saved = old.call("GET", "/v1/snapshot", "").await;
     assert_eq!((saved.status, saved.header("content-type")), (200, Some("application/octet-stream")));
     let read = backup::read(&saved.body[..], &mut |_, _| panic!("no image was asked for")).unwrap();
-    let told = crate::api::summary(&read);
+    let told = backup::summary(&read);
     assert_eq!((told.nodes, told.apps, told.functions, told.revisions), (2, 1, 1, 1));
     assert_eq!(told.images[0].used_by, ["resize@1"]);
     assert_eq!(told.cluster, "0f".repeat(16));
@@ -78,7 +78,7 @@ async fn images_are_taken_along_when_they_are_asked_for() {
         Ok(())
     });
     assert_eq!(blobs, [(image, "a manifest".to_owned())]);
-    let told = crate::api::summary(&read.unwrap());
+    let told = backup::summary(&read.unwrap());
     assert_eq!((told.images[0].included, told.images[0].size_bytes), (true, Some(10)));
     let new = Fixture::new().await;
     let told = new.call("PUT", "/v1/snapshot", saved).await.json();
@@ -96,7 +96,7 @@ async fn an_image_that_is_left_out_has_the_size_that_the_node_knows() {
     let old = deployed(Digest::from_bytes([7; 32])).await;
     for (path, size_bytes) in [("/v1/snapshot", Some(12)), ("/v1/snapshot?images=1", None)] {
         let saved = old.call("GET", path, "").await.body;
-        let told = crate::api::summary(&backup::read(&saved[..], &mut |_, _| Ok(())).unwrap());
+        let told = backup::summary(&backup::read(&saved[..], &mut |_, _| Ok(())).unwrap());
         assert_eq!((told.images[0].included, told.images[0].size_bytes), (false, size_bytes), "{path}");
     }
 }
