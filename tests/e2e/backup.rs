@@ -56,7 +56,7 @@ fn a_backup_brings_everything_back() {
     // Without its image a function is there, says what it lacks, and serves once it is deployed again.
     let bare = Daemon::agent();
     let told = bare.hearth(&["snapshot", "restore", &without]);
-    expect(&told, &["restore"], 0, &["1 images are missing", "hint: `hearth apply` builds them again"]);
+    expect(&told, &["restore"], 0, &["1 images are not on this node", "hint: `hearth apply` builds them again"]);
     let reply = bare.get("/function/small");
     assert!(reply.status >= 500, "{reply:?}");
     bare.apply(app.path());

@@ -29,10 +29,15 @@ fn learner(rack: &Rack) -> usize {
 fn promotes(rack: &Rack) {
     let (learner, leader) = (learner(rack), rack.until_led(&[1, 2, 3, 4]));
     let name = format!("host-{learner}");
-    assert!(rack.refused(1, &["cluster", "promote", &format!("host-{leader}")]).contains("votes already"));
+    let voter = (1..=4).find(|host| *host != leader && votes(rack, *host)).expect("three vote");
+    for _ in 0..2 {
+        let member = json(&rack.succeed(1, &["cluster", "promote", &format!("host-{voter}"), "-o", "json"]));
+        assert_eq!((&member["role"], &member["is_promoted"]), (&"voter".into(), &true.into()), "{member}");
+    }
     assert!(rack.refused(1, &["cluster", "promote", "host-9"]).contains("there is no node host-9"));
     let member = json(&rack.succeed(2, &["cluster", "promote", &name, "-o", "json"]));
     assert_eq!((&member["role"], &member["is_promoted"]), (&"voter".into(), &true.into()), "{member}");
+    assert!(votes(rack, voter), "it makes room for nobody while another voter is not promoted");
     // It stays so, also when somebody else decides.
     let next = (1..=4).find(|host| *host != leader && *host != learner && votes(rack, *host)).expect("a third votes");
     rack.succeed(1, &["cluster", "transfer-leader", "--to", &format!("host-{next}")]);
@@ -96,6 +101,10 @@ fn tells(rack: &mut Rack) {
     rack.succeed(1, &["node", "undrain", "host-4"]);
     let node = json(&rack.succeed(1, &["describe", "node", "host-4", "-o", "json"]));
     let id = node["id"].as_str().expect("a node has an id");
+    let own = json(&rack.succeed(1, &["describe", "node", "host-1", "-o", "json"]))["id"].clone();
+    let told = json(&rack.succeed(1, &["get", "events", own.as_str().expect("a node has an id"), "-o", "json"]));
+    let told = told.as_array().expect("a list");
+    assert!(!told.is_empty() && told.iter().all(|event| event["about"] == own), "what it tells of others: {told:?}");
     rack.kill(4);
     // Reads that would lack what a living node runs are refused until it is given up.
     eventually("it is given up", PATIENCE, || {

@@ -112,10 +112,6 @@ pub(super) async fn label(
 pub(super) async fn promote(State(api): State<Api>, Path(node): Path<String>) -> Result<Json<json::Done>, Refusal> {
     api.catch_up().await?;
     let node = find(&api, &node)?;
-    if api.platform.standing().members.voters.contains_key(&node) {
-        return Err(Refusal::new(ErrorCode::Conflict, format!("{node} votes already"))
-            .hint("`hearth cluster members` tells who votes"));
-    }
     let index = api.change(Command::PreferVoter { node }).await?;
     Ok(Json(json::Done { index }))
 }

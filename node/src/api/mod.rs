@@ -40,7 +40,6 @@ pub use platform::{
 };
 pub use request::{BODY_MAX_BYTES, BODY_PIECE_WAIT_MAX, DEPLOY_BODY_MAX_BYTES};
 pub use server::{CONNECTIONS_MAX, ServeError, Server};
-pub use snapshot::summary;
 
 /// The description of the API in OpenAPI 3.1; a test holds it equal to the routes and the bodies.
 pub const OPENAPI: &str = include_str!("openapi.json");

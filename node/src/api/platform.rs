@@ -76,7 +76,7 @@ pub trait Platform: Send + Sync + 'static {
     fn sweep_images(&self) -> BoxFuture<'_, Result<json::GcReport, json::ErrorBody>>;
 
     /// Returns the files of an image, which is fetched from peers if it is not here; none if nobody has it.
-    fn image_files(&self, image: Digest) -> BoxFuture<'_, Option<Vec<ImageFile>>>;
+    fn image_files(&self, image: Digest) -> BoxFuture<'_, Result<Option<Vec<ImageFile>>, json::ErrorBody>>;
 
     /// Brings an image into the store out of an OCI layout in a folder; its tag there is its digest.
     fn take_image(&self, layout: PathBuf, image: Digest) -> BoxFuture<'_, Result<(), json::ErrorBody>>;

@@ -1,8 +1,8 @@
 //! Backups: what users have defined, out of a cluster and into a new one.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 
 use axum::Json;
@@ -12,16 +12,14 @@ use axum::http::Uri;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use control_plane::codec;
-use control_plane::model::{Digest, RevisionId};
-use control_plane::state::{Command, Definitions, Rejection};
+use control_plane::state::{Command, Rejection};
 use futures_util::stream;
 use proto::json::{self, ErrorBody, ErrorCode, EventKind};
 use serde::Deserialize;
-use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::error::Refusal;
-use super::request::{parameters, upload};
+use super::request::{discard, parameters, upload};
 use super::{Api, Upload};
 use crate::backup::{self, Backup, Counts, DEFINITIONS_MAX_BYTES, Header, ImageNote, ReadError, Writer};
 use crate::image::ImageFile;
@@ -40,15 +38,19 @@ pub(super) async fn save(State(api): State<Api>, uri: Uri) -> Result<Response, R
     let SaveParameters { images } = parameters(&uri)?;
     api.catch_up().await?;
     let (definitions, nodes) = api.platform.read(|state| (state.definitions(), state.nodes.len()));
-    if codec::encode_definitions(&definitions).len() as u64 > DEFINITIONS_MAX_BYTES {
+    // There may be megabytes of them.
+    let encoding = tokio::task::spawn_blocking(move || (codec::encode_definitions(&definitions), definitions));
+    let (encoded, definitions) = encoding.await.map_err(|error| failed(&io::Error::other(error)))?;
+    if encoded.len() as u64 > DEFINITIONS_MAX_BYTES {
         let told = format!("what is defined takes more than {DEFINITIONS_MAX_BYTES} bytes: it could not be restored");
         return Err(Refusal::new(ErrorCode::LimitReached, told).hint("delete functions that nobody needs"));
     }
-    let sizes: BTreeMap<String, u64> =
-        api.platform.images().await?.into_iter().map(|image| (image.digest, image.size_bytes)).collect();
+    // An image that is taken along is measured by its files.
+    let known = if images == 0 { api.platform.images().await? } else { Vec::new() };
+    let sizes: BTreeMap<String, u64> = known.into_iter().map(|image| (image.digest, image.size_bytes)).collect();
     let (mut notes, mut files) = (BTreeMap::new(), BTreeMap::new());
     for image in backup::images_of(&definitions).into_keys() {
-        let found = if images == 0 { None } else { api.platform.image_files(image).await };
+        let found = if images == 0 { None } else { api.platform.image_files(image).await? };
         let size_bytes = match &found {
             Some(found) => Some(found.iter().map(|file| file.size_bytes).sum()),
             None => sizes.get(&image.to_string()).copied(),
@@ -69,20 +71,29 @@ pub(super) async fn save(State(api): State<Api>, uri: Uri) -> Result<Response, R
     let (pieces, body) = mpsc::channel(PIECES_MAX);
     tokio::task::spawn_blocking(move || {
         let broken = pieces.clone();
-        if let Err(error) = write(Pieces::new(pieces), &header, &definitions, files.into_values()) {
+        if let Err(error) = write(Pieces::new(pieces), &header, &encoded, files.into_values()) {
             tracing::warn!(%error, "a backup broke off");
             // Whoever reads it sees that it broke off, if they still read.
             let _ = broken.blocking_send(Err(error));
         }
     });
-    let body = Body::from_stream(stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) }));
+    let pieces = stream::unfold(body, |mut body| async {
+        let piece = body.recv().await?;
+        if piece.is_err() {
+            // The connection ends with it. What came before goes out first: without the head of the answer nobody could tell
+            // that the backup broke off from a node that did not answer.
+            tokio::task::yield_now().await;
+        }
+        Some((piece, body))
+    });
+    let body = Body::from_stream(pieces);
     Ok(([(CONTENT_TYPE, "application/octet-stream")], body).into_response())
 }
 
 fn write(
     out: impl Write,
     header: &Header,
-    definitions: &Definitions,
+    definitions: &[u8],
     files: impl Iterator<Item = ImageFile>,
 ) -> io::Result<()> {
     let mut writer = Writer::begin(out, header, definitions)?;
@@ -92,15 +103,18 @@ fn write(
     writer.finish().map(drop)
 }
 
-pub(super) async fn restore(State(api): State<Api>, body: Body) -> Result<Json<json::Restored>, Refusal> {
-    let file = upload(body, BACKUP_MAX_BYTES, &api.uploads).await?;
-    api.catch_up().await?;
-    if api.platform.read(|state| !state.is_fresh()) {
-        return Err(Rejection::NotFresh.into());
+pub(super) async fn restore(State(api): State<Api>, mut body: Body) -> Result<Json<json::Restored>, Refusal> {
+    // Nobody is to send gigabytes for nothing.
+    if let Err(refusal) = check_fresh(&api).await {
+        discard(&mut body).await;
+        return Err(refusal);
     }
+    let file = upload(body, BACKUP_MAX_BYTES, &api.uploads).await?;
+    // Sending it may have taken an hour.
+    check_fresh(&api).await?;
     let folder = tempfile::tempdir_in(&*api.uploads).map_err(|error| failed(&error))?;
     let layout = folder.path().to_path_buf();
-    let Backup { header, definitions, .. } = read(file, &layout).await?;
+    let Backup { header, definitions, .. } = unpack(file, &layout).await?;
     for (image, _) in header.images.iter().filter(|(_, note)| note.is_included) {
         api.platform.take_image(layout.clone(), *image).await?;
     }
@@ -112,78 +126,31 @@ pub(super) async fn restore(State(api): State<Api>, body: Body) -> Result<Json<j
     let mut missing = Vec::new();
     for (image, revisions) in images {
         if !api.platform.has_image(image).await {
-            missing.push(json::MissingImage { image: image.to_string(), used_by: names(&revisions) });
+            let used_by = revisions.iter().map(ToString::to_string).collect();
+            missing.push(json::MissingImage { image: image.to_string(), used_by });
         }
     }
     Ok(Json(json::Restored { index, apps, functions, revisions, missing }))
 }
 
+/// Refuses what only a cluster takes in which nothing was ever deployed.
+async fn check_fresh(api: &Api) -> Result<(), Refusal> {
+    api.catch_up().await?;
+    if api.platform.read(|state| !state.is_fresh()) {
+        return Err(Rejection::NotFresh.into());
+    }
+    Ok(())
+}
+
 /// Reads an upload whole; its blobs are an OCI layout in `folder` afterwards.
-async fn read(file: Upload, folder: &Path) -> Result<Backup, Refusal> {
+async fn unpack(file: Upload, folder: &Path) -> Result<Backup, Refusal> {
     let folder = folder.to_path_buf();
     let reading = move || {
-        fs::create_dir_all(folder.join("blobs/sha256"))?;
-        let mut sizes = BTreeMap::new();
-        let mut take = |digest: &Digest, content: &mut dyn Read| {
-            let size = io::copy(content, &mut File::create(folder.join("blobs/sha256").join(digest.hex()))?)?;
-            sizes.insert(*digest, size);
-            Ok(())
-        };
-        let read = backup::read(io::BufReader::new(File::open(file.path())?), &mut take);
-        if let Ok(backup) = &read {
-            describe(&folder, backup, &sizes)?;
-        }
-        Ok(read)
+        let content = File::open(file.path()).map_err(ReadError::Io)?;
+        backup::unpack(io::BufReader::new(content), &folder)
     };
-    let joined = tokio::task::spawn_blocking(reading).await.map_err(io::Error::other);
-    let read: io::Result<Result<Backup, ReadError>> = joined.and_then(|result| result);
-    Ok(read.map_err(|error| failed(&error))??)
-}
-
-/// Writes what makes a folder of blobs an OCI layout: the tag of each image is its digest.
-fn describe(folder: &Path, backup: &Backup, sizes: &BTreeMap<Digest, u64>) -> io::Result<()> {
-    let included = backup.header.images.iter().filter(|(_, note)| note.is_included);
-    let manifests: Vec<serde_json::Value> = included
-        .map(|(image, _)| {
-            json!({
-                "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                "digest": image.to_string(),
-                "size": sizes.get(image).copied().unwrap_or(0),
-                "annotations": {"org.opencontainers.image.ref.name": image.to_string()},
-            })
-        })
-        .collect();
-    let index = json!({"schemaVersion": 2, "manifests": manifests});
-    fs::write(folder.join("index.json"), index.to_string())?;
-    fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#)
-}
-
-/// Returns what a backup says about itself.
-pub fn summary(backup: &Backup) -> json::Snapshot {
-    let users = backup::images_of(&backup.definitions);
-    let images = backup.header.images.iter().map(|(image, note)| json::SnapshotImage {
-        image: image.to_string(),
-        size_bytes: note.size_bytes,
-        included: note.is_included,
-        used_by: users.get(image).map(|revisions| names(revisions)).unwrap_or_default(),
-    });
-    let Header { created_at, cluster, version, index, counts, nodes, .. } = &backup.header;
-    json::Snapshot {
-        format: backup.format,
-        version: version.clone(),
-        cluster: cluster.clone(),
-        created_at_ms: created_at.as_millis(),
-        index: *index,
-        nodes: *nodes,
-        apps: counts.apps,
-        functions: counts.functions,
-        revisions: counts.revisions,
-        images: images.collect(),
-    }
-}
-
-fn names(revisions: &[RevisionId]) -> Vec<String> {
-    revisions.iter().map(ToString::to_string).collect()
+    let read = tokio::task::spawn_blocking(reading).await.map_err(|error| failed(&io::Error::other(error)))?;
+    Ok(read?)
 }
 
 fn failed(error: &io::Error) -> Refusal {
@@ -199,12 +166,7 @@ impl From<ReadError> for Refusal {
         if let ReadError::Io(source) = &error {
             return failed(source);
         }
-        let code = match &error {
-            ReadError::CutOff | ReadError::Damaged(_) => ErrorCode::VerificationFailed,
-            ReadError::Foreign | ReadError::Newer { .. } | ReadError::Decode(_) | ReadError::Io(_) => {
-                ErrorCode::BadRequest
-            }
-        };
+        let code = error.code();
         let hint = error.hint().map(str::to_owned);
         Self(ErrorBody { error: crate::error_chain::text(&error), hint, code })
     }

@@ -11,7 +11,9 @@
 //! What belongs to one cluster stays there: nodes, placements, sessions, join tokens and certificates are in no backup. What a
 //! function has in its environment is: whoever has the file has that.
 
+mod layout;
 mod read;
+mod summary;
 mod write;
 
 use std::collections::BTreeMap;
@@ -19,7 +21,9 @@ use std::collections::BTreeMap;
 use control_plane::model::{Digest, RevisionId, Timestamp};
 use control_plane::state::Definitions;
 
+pub use self::layout::unpack;
 pub use self::read::{Backup, ReadError, read};
+pub use self::summary::summary;
 pub use self::write::Writer;
 
 /// The format that is written, and the newest that is read.

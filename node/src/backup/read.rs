@@ -7,6 +7,7 @@ use control_plane::codec::{self, DecodeError};
 use control_plane::model::{Digest, Timestamp};
 use control_plane::state::Definitions;
 use prost::Message;
+use proto::json::ErrorCode;
 use proto::v1;
 use sha2::{Digest as _, Sha256};
 
@@ -53,6 +54,15 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// Returns what kind of error it is for whoever brought the file.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Io(_) => ErrorCode::Internal,
+            Self::CutOff | Self::Damaged(_) => ErrorCode::VerificationFailed,
+            Self::Foreign | Self::Newer { .. } | Self::Decode(_) => ErrorCode::BadRequest,
+        }
+    }
+
     /// Returns what to do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use control_plane::codec::encode_definitions;
 use control_plane::model::{
     Concurrency, Constraints, FunctionSpec, HttpTrigger, Network, Resources, RevisionNumber, RevisionSpec, Runtime,
     Scaling, Trigger,
@@ -67,7 +68,7 @@ const BLOB_DIGEST: &str = "sha256:fa2c8cc4f28176bbeed4b736df569a34c79cd3723e9ec4
 
 fn written() -> Vec<u8> {
     let (header, definitions) = golden();
-    let mut writer = Writer::begin(Vec::new(), &header, &definitions).unwrap();
+    let mut writer = Writer::begin(Vec::new(), &header, &encode_definitions(&definitions)).unwrap();
     writer.blob(&BLOB_DIGEST.parse().unwrap(), 4, &b"blob"[..]).unwrap();
     writer.finish().unwrap()
 }
@@ -138,7 +139,7 @@ fn a_header_about_something_else_is_refused_though_its_checksum_holds() {
         Header { counts: Counts { functions: 9, ..header.counts }, ..header.clone() },
         Header { images: BTreeMap::new(), ..header.clone() },
     ] {
-        let bytes = Writer::begin(Vec::new(), &wrong, &definitions).unwrap().finish().unwrap();
+        let bytes = Writer::begin(Vec::new(), &wrong, &encode_definitions(&definitions)).unwrap().finish().unwrap();
         let told = taken(&bytes).unwrap_err().to_string();
         assert_eq!(told, "the backup is damaged: its header is about something else");
     }
@@ -147,7 +148,7 @@ fn a_header_about_something_else_is_refused_though_its_checksum_holds() {
 #[test]
 fn a_blob_that_rotted_is_not_written() {
     let (header, definitions) = golden();
-    let mut writer = Writer::begin(Vec::new(), &header, &definitions).unwrap();
+    let mut writer = Writer::begin(Vec::new(), &header, &encode_definitions(&definitions)).unwrap();
     let told = writer.blob(&BLOB_DIGEST.parse().unwrap(), 4, &b"blub"[..]).unwrap_err();
     assert!(told.to_string().contains("is damaged"), "{told}");
 }

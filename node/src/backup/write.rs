@@ -2,9 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use control_plane::codec;
 use control_plane::model::Digest;
-use control_plane::state::Definitions;
 use prost::Message;
 use proto::v1;
 use sha2::{Digest as _, Sha256};
@@ -22,16 +20,14 @@ pub struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins a backup with all that users have defined.
-    pub fn begin(out: W, header: &Header, definitions: &Definitions) -> io::Result<Self> {
+    /// Begins a backup with all that users have defined, as [`encode_definitions`](control_plane::codec::encode_definitions) returns it.
+    pub fn begin(out: W, header: &Header, definitions: &[u8]) -> io::Result<Self> {
         let mut writer = Self { out, hash: Sha256::new() };
         writer.put(&MAGIC)?;
         writer.put(&FORMAT.to_le_bytes())?;
-        for (kind, content) in
-            [(HEADER, on_wire(header).encode_to_vec()), (DEFINITIONS, codec::encode_definitions(definitions))]
-        {
+        for (kind, content) in [(HEADER, &on_wire(header).encode_to_vec()[..]), (DEFINITIONS, definitions)] {
             writer.open(kind, content.len() as u64)?;
-            writer.put(&content)?;
+            writer.put(content)?;
         }
         Ok(writer)
     }

@@ -6,14 +6,14 @@ use std::path::Path;
 use base64::Engine;
 use hyper::Request;
 use proto::json::{self, DeployEvent, ImageEvent};
-use tokio::sync::mpsc;
 
 use super::args::{Apply, Format, Plan, Target};
-use super::client::{Client, document_body, streamed};
+use super::client::{Client, document_body};
 use super::failure::Failure;
+use super::upload::upload;
 use super::{image, output};
 use crate::manifest::{Function, Manifest, ManifestError};
-use crate::pieces::{PIECES_MAX, Pieces};
+use crate::pieces::Pieces;
 
 /// Reads a manifest or tells what is wrong with it.
 pub(super) fn load(path: &Path) -> Result<Manifest, Failure> {
@@ -147,17 +147,16 @@ async fn build(client: &Client, app: &str, function: &Function) -> Result<String
     }
     let header = serde_json::to_vec(&request).map_err(|error| Failure::of(&error))?;
     let header = base64::engine::general_purpose::STANDARD.encode(header);
-    let (pieces, body) = mpsc::channel(PIECES_MAX);
     let source = function.source.clone();
     // What the node resolves by itself need not travel.
     let is_resolved = function.dependencies.as_deref().is_some_and(|list| list.ends_with(".json"));
     let skipped: &[&str] =
         if is_resolved { &[".git", "__pycache__", "node_modules"] } else { &[".git", "__pycache__"] };
-    let packing = tokio::task::spawn_blocking(move || pack(source.as_deref(), skipped, Pieces::new(pieces)));
+    let write = move |out| pack(source.as_deref(), skipped, out);
     let path = format!("/v1/apps/{app}/functions/{}/build", function.name);
     let request = Request::post(path).header(json::BUILD_HEADER, header).header("content-type", "application/x-tar");
     let mut image = None;
-    let asked = client.lines(request, streamed(body), |event: ImageEvent| {
+    let take = |event: ImageEvent| {
         match event {
             ImageEvent::Progress { step, .. } => output::say(&format!("{}: {step}", function.name)),
             ImageEvent::Output { text } => output::say(&text),
@@ -169,11 +168,8 @@ async fn build(client: &Client, app: &str, function: &Function) -> Result<String
             ImageEvent::Error(error) => return Err(error.into()),
         }
         Ok(true)
-    });
-    let asked = asked.await;
-    let packed = packing.await.map_err(|error| Failure::of(&error))?;
-    asked?;
-    packed.map_err(|error| Failure::new(format!("the source cannot be read: {error}")))?;
+    };
+    upload("the source", write, async |body| client.lines(request, body, take).await).await?;
     image.ok_or_else(|| Failure::new("the node ended the build without an image"))
 }
 

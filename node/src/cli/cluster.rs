@@ -92,7 +92,7 @@ fn parse_labels(texts: &[String]) -> Result<json::LabelRequest, Failure> {
 async fn promote(client: &Client, node: &str, wait: Duration, format: Format) -> Result<(), Failure> {
     let _: json::Done = client.put("POST", &format!("/v1/nodes/{node}/promote"), &serde_json::json!({})).await?;
     let deadline = tokio::time::Instant::now() + wait;
-    output::say(&format!("{node} is to vote, as soon as it has the log"));
+    let mut is_told = false;
     loop {
         let cluster: json::Cluster = client.get("/v1/cluster").await?;
         let member = cluster.members.iter().find(|member| member.id == node || member.name == node);
@@ -100,12 +100,26 @@ async fn promote(client: &Client, node: &str, wait: Duration, format: Format) ->
             Failure::coded(json::ErrorCode::NotFound, format!("{node} was removed from the cluster meanwhile"))
         })?;
         let (votes, is_over) = (member.role == json::Role::Voter, tokio::time::Instant::now() >= deadline);
+        if !is_told {
+            output::say(&match votes {
+                true => format!("{node} votes and is to go on"),
+                false => format!("{node} is to vote, as soon as it has the log"),
+            });
+            is_told = true;
+        }
         if votes || wait.is_zero() {
             return output::document(format, &serde_json::to_value(member).map_err(|error| Failure::of(&error))?);
         }
         if is_over {
-            let told = format!("{node} does not vote yet: it is {:?} and lacks some of the log", member.status);
-            return Err(Failure::coded(json::ErrorCode::Timeout, told.to_lowercase())
+            let status = match member.status {
+                json::NodeStatus::Ready => "ready",
+                json::NodeStatus::Draining => "draining",
+                json::NodeStatus::Dead => "dead",
+                json::NodeStatus::Joining => "joining",
+                json::NodeStatus::Unknown => "there",
+            };
+            let told = format!("{node} does not vote yet: it is {status} and lacks some of the log");
+            return Err(Failure::coded(json::ErrorCode::Timeout, told)
                 .hint("it votes as soon as it has the log; `hearth cluster members` tells"));
         }
         tokio::time::sleep(LOOK_EVERY).await;

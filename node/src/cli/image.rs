@@ -1,20 +1,19 @@
 //! Images: listing, fetching, importing, capturing and sweeping them.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use hyper::Request;
 use proto::json::{self, ImageEvent};
 use serde_json::Value;
-use tokio::sync::mpsc;
 
 use super::apply::pack;
 use super::args::{Image, Target};
-use super::client::{Body, Client, document_body, streamed};
+use super::client::{Body, Client, document_body};
 use super::failure::Failure;
 use super::output;
+use super::upload::{upload, write_file};
 use crate::image::{Reference, ReferenceError};
-use crate::pieces::{PIECES_MAX, Pieces};
 
 /// How files of layouts end.
 const ARCHIVES: [&str; 5] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".oci"];
@@ -108,23 +107,11 @@ pub(super) async fn import(client: &Client, layout: &Layout, name: Option<String
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.extend_pairs(layout.tag.iter().map(|tag| ("tag", tag)));
     query.extend_pairs(name.iter().map(|name| ("name", name)));
-    let (pieces, body) = mpsc::channel(PIECES_MAX);
-    let path = layout.path.clone();
-    let packing = tokio::task::spawn_blocking(move || {
-        let mut out = Pieces::new(pieces);
-        if path.is_dir() {
-            return pack(Some(&path), &[], out);
-        }
-        io::copy(&mut std::fs::File::open(&path)?.by_ref(), &mut out)?;
-        io::Write::flush(&mut out)
-    });
     let request =
         Request::post(format!("/v1/images/import?{}", query.finish())).header("content-type", "application/x-tar");
-    let asked = follow(client, request, streamed(body)).await;
-    let packed = packing.await.map_err(|error| Failure::of(&error))?;
-    let image = asked?;
-    packed.map_err(|error| Failure::new(format!("{} cannot be read: {error}", layout.path.display())))?;
-    Ok(image)
+    let path = layout.path.clone();
+    let write = move |out| if path.is_dir() { pack(Some(&path), &[], out) } else { write_file(&path, out) };
+    upload(&layout.path.display().to_string(), write, async |body| follow(client, request, body).await).await
 }
 
 /// Says how far something is that ends in an image, and returns the digest of that.

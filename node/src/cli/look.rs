@@ -51,7 +51,8 @@ impl Kind {
             Self::Instances => &["id", "function", "node"],
             Self::Nodes => &["name", "id"],
             Self::Images => &["digest", "names"],
-            Self::Events => &["function", "instance", "node", "about"],
+            // Whoever tells it is not what it is about.
+            Self::Events => &["function", "instance", "about"],
         }
     }
 

@@ -21,6 +21,7 @@ mod reference;
 mod run;
 mod sim;
 mod snapshot;
+mod upload;
 
 use std::process::ExitCode;
 

@@ -9,22 +9,20 @@ use http_body_util::BodyExt;
 use hyper::Request;
 use proto::json::{self, ErrorCode};
 use serde_json::Value;
-use tokio::sync::mpsc;
 
 use super::args::Target;
 use super::args_cluster::Snapshot;
-use super::client::{Client, collect, empty, parse, streamed};
+use super::client::{Client, collect, empty, parse};
 use super::failure::Failure;
 use super::output;
-use crate::api;
-use crate::backup::{self, Backup, ReadError};
-use crate::pieces::{PIECES_MAX, Pieces};
+use super::upload::{upload, write_file};
+use crate::backup::{self, Backup};
 
 pub(super) async fn snapshot(target: &Target, command: Snapshot) -> Result<(), Failure> {
     match command {
         Snapshot::Save { file, images, output } => {
             let saved = save(target, &file, images).await?;
-            output::document(output, &told(&api::summary(&saved))?)?;
+            output::document(output, &told(&backup::summary(&saved))?)?;
             let left_out = saved.header.images.values().filter(|note| !note.is_included).count();
             if left_out > 0 {
                 output::say(&match images {
@@ -34,12 +32,15 @@ pub(super) async fn snapshot(target: &Target, command: Snapshot) -> Result<(), F
             }
             Ok(())
         }
-        Snapshot::Inspect { file, output } => output::document(output, &told(&api::summary(&inspect(&file)?))?),
+        Snapshot::Inspect { file, output } => output::document(output, &told(&backup::summary(&inspect(&file)?))?),
         Snapshot::Restore { file, output } => {
             let restored = restore(target, &file).await?;
             output::document(output, &told(&restored)?)?;
             if !restored.missing.is_empty() {
-                output::say(&format!("{} images are missing: what runs them does not start", restored.missing.len()));
+                let count = restored.missing.len();
+                output::say(&format!(
+                    "{count} images are not on this node: what runs them does not start unless a peer has them"
+                ));
                 output::say(
                     "hint: `hearth apply` builds them again from their sources; `hearth snapshot save --images` keeps them",
                 );
@@ -80,12 +81,7 @@ fn inspect(path: &Path) -> Result<Backup, Failure> {
     let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let file = File::open(path).map_err(|error| Failure::exit(2, named(&error)))?;
     backup::read(BufReader::new(file), &mut |_, _| Ok(())).map_err(|error| {
-        let code = match &error {
-            ReadError::Io(_) => ErrorCode::Internal,
-            ReadError::CutOff | ReadError::Damaged(_) => ErrorCode::VerificationFailed,
-            ReadError::Foreign | ReadError::Newer { .. } | ReadError::Decode(_) => ErrorCode::BadRequest,
-        };
-        let failure = Failure::coded(code, named(&crate::error_chain::text(&error)));
+        let failure = Failure::coded(error.code(), named(&crate::error_chain::text(&error)));
         match error.hint() {
             Some(hint) => failure.hint(hint),
             None => failure,
@@ -97,19 +93,10 @@ async fn restore(target: &Target, path: &Path) -> Result<json::Restored, Failure
     // So that a damaged one costs no way to the node.
     inspect(path)?;
     let client = Client::find(target)?;
-    let (pieces, body) = mpsc::channel(PIECES_MAX);
-    let sent = path.to_path_buf();
-    let sending = tokio::task::spawn_blocking(move || {
-        let mut out = Pieces::new(pieces);
-        io::copy(&mut File::open(sent)?, &mut out)?;
-        out.flush()
-    });
     let request = Request::put("/v1/snapshot").header("content-type", "application/octet-stream");
-    let answer = client.ask(request, streamed(body)).await;
-    let sent = sending.await.map_err(|error| Failure::of(&error))?;
-    let restored = parse(&collect(answer?).await?)?;
-    sent.map_err(|error| Failure::new(format!("{} cannot be read: {error}", path.display())))?;
-    Ok(restored)
+    let ask = async |body| parse(&collect(client.ask(request, body).await?).await?);
+    let sent = path.to_path_buf();
+    upload(&path.display().to_string(), move |out| write_file(&sent, out), ask).await
 }
 
 /// A file that goes away unless it is kept.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
-use control_plane::model::{Bytes, MilliCpu, NodeSpec, Resources};
+use control_plane::model::{ARCH_LABEL, Bytes, MilliCpu, NodeSpec, Resources};
 
 use crate::config::Config;
 use crate::data_dir::DataDir;
@@ -30,7 +30,7 @@ pub(super) fn describe(config: &Config, data_dir: &DataDir) -> io::Result<NodeSp
     } else {
         config.name.clone()
     };
-    let mut labels = BTreeMap::from([("arch".to_owned(), std::env::consts::ARCH.to_owned())]);
+    let mut labels = BTreeMap::from([(ARCH_LABEL.to_owned(), std::env::consts::ARCH.to_owned())]);
     labels.extend(config.labels.clone());
     tracing::debug!(data_dir = %data_dir.root().display(), cores, memory, "this machine");
     let capacity = Resources {

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use control_plane::model::Digest;
 use proto::json::{ErrorBody, ErrorCode};
 
 use crate::error_chain;
@@ -73,6 +74,14 @@ pub(super) fn of_pull(error: &PullError) -> ErrorBody {
         PullError::Platform { .. } | PullError::Invalid { .. } | PullError::Layer(_) => failed(text, None),
         PullError::Store(error) => of_store(text, error),
     }
+}
+
+/// Tells why an image that somebody may have is not taken along into a backup.
+pub(super) fn of_saving(image: &Digest, error: &PullError) -> ErrorBody {
+    let ErrorBody { error, hint, code } = of_pull(error);
+    // Nothing was to be built.
+    let code = if code == ErrorCode::BuildFailed { ErrorCode::Internal } else { code };
+    ErrorBody { error: format!("image {image} cannot be taken along: {error}"), hint, code }
 }
 
 /// Tells why nothing was swept.

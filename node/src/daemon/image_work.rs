@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,8 +14,8 @@ use super::image_failure;
 use crate::agent::SandboxTools;
 use crate::api::{Build, ImageResult, Import, StoredImage, Upload};
 use crate::image::{
-    self, BuildRequest, Built, Capture, ImageFile, ImagePeers, ImageSummary, PullProgress, PullStep, Reference,
-    ReferenceError, Store, UnpackLimits,
+    self, BuildRequest, Built, Capture, ImageFile, ImagePeers, ImageSummary, PullError, PullProgress, PullStep,
+    Reference, ReferenceError, Store, UnpackLimits,
 };
 
 /// Builds the image of a function from its upload.
@@ -113,17 +114,32 @@ pub(super) async fn sweep(images: &Store, live: BTreeSet<Digest>) -> Result<json
     Ok(json::GcReport { images: report.images, blobs: report.blobs, freed_bytes: report.freed_bytes })
 }
 
-/// Returns the files of an image, which is fetched from peers if it is not here, or not whole.
-pub(super) async fn files(images: &Store, peers: &dyn ImagePeers, image: Digest) -> Option<Vec<ImageFile>> {
-    let look = |store: Store| tokio::task::spawn_blocking(move || store.files(&image));
-    if let Ok(Ok(files)) = look(images.clone()).await {
-        return Some(files);
+/// Returns the files of an image, which is fetched from peers if it is not here, or not whole; none if nobody has it.
+pub(super) async fn files(
+    images: &Store,
+    peers: &dyn ImagePeers,
+    image: Digest,
+) -> Result<Option<Vec<ImageFile>>, ErrorBody> {
+    let look = |store: Store| async move {
+        let looked = tokio::task::spawn_blocking(move || store.files(&image)).await;
+        looked.map_err(io::Error::other).and_then(|files| files)
+    };
+    let failed = |error: &PullError| image_failure::of_saving(&image, error);
+    match look(images.clone()).await {
+        Ok(files) => return Ok(Some(files)),
+        Err(error) if image::is_damage(&error) => {}
+        Err(error) => return Err(failed(&PullError::Store(error))),
     }
     if let Err(error) = images.fetch(&image, peers, Arc::new(|_| ())).await {
-        tracing::debug!(%image, %error, "an image is nowhere");
-        return None;
+        return match &*error {
+            PullError::Peers { is_nowhere: true, .. } => {
+                tracing::debug!(%image, %error, "an image is nowhere");
+                Ok(None)
+            }
+            error => Err(failed(error)),
+        };
     }
-    look(images.clone()).await.ok()?.ok()
+    look(images.clone()).await.map(Some).map_err(|error| failed(&PullError::Store(error)))
 }
 
 /// Brings an image into the store out of an OCI layout in which its digest is its tag.
@@ -175,5 +191,61 @@ fn runtime(runtime: json::Runtime) -> Runtime {
         json::Runtime::Provided => Runtime::Provided,
         json::Runtime::Http => Runtime::Http,
         json::Runtime::Image => Runtime::Image,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use control_plane::model::NodeId;
+    use tonic::transport::Endpoint;
+
+    use super::*;
+    use crate::image::tests::layer;
+    use crate::image::tests::scripted::{Known, Peer, Script};
+    use crate::image::{ImagePeer, Settings};
+
+    /// A peer that does not answer.
+    #[derive(Debug)]
+    struct Gone;
+
+    impl ImagePeers for Gone {
+        fn peers(&self) -> Vec<ImagePeer> {
+            vec![ImagePeer { node: NodeId(2), channel: Endpoint::from_static("http://127.0.0.1:1").connect_lazy() }]
+        }
+    }
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), Settings::default()).unwrap();
+        (folder, store)
+    }
+
+    #[tokio::test]
+    async fn files_come_from_a_peer_and_an_image_that_nobody_has_is_none() {
+        let peer = Peer::start(1, &Arc::new(Script::default())).await;
+        let image = peer.image(&[layer(b"text")]);
+        let (_folder, store) = store();
+        assert_eq!(files(&store, &Known::default(), image).await, Ok(None));
+        let found = files(&store, &Known::from([&peer]), image).await.unwrap().expect("a peer has it");
+        assert_eq!(found.len(), 3, "manifest, config and layer: {found:?}");
+        assert_eq!(files(&store, &Known::default(), image).await, Ok(Some(found)), "it is here by now");
+    }
+
+    #[tokio::test]
+    async fn an_image_that_cannot_be_read_or_fetched_is_an_error() {
+        let peer = Peer::start(1, &Arc::new(Script::default())).await;
+        let (_folder, store) = store();
+        let image = peer.image(&[layer(b"text")]);
+        let peers = Known::from([&peer]);
+        let path = files(&store, &peers, image).await.unwrap().expect("a peer has it").remove(0).path;
+        let blob = path.parent().unwrap().join(image.hex());
+        std::fs::remove_file(&blob).unwrap();
+        std::fs::create_dir(&blob).unwrap();
+        let error = files(&store, &peers, image).await.unwrap_err();
+        assert!(error.error.starts_with(&format!("image {image} cannot be taken along: ")), "{error:?}");
+        assert_eq!(error.code, ErrorCode::Internal);
+        std::fs::remove_dir(&blob).unwrap();
+        let error = files(&store, &Gone, image).await.unwrap_err();
+        assert_eq!((error.code, error.hint.is_some()), (ErrorCode::Unavailable, true), "{error:?}");
     }
 }

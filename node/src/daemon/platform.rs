@@ -181,7 +181,7 @@ impl Platform for Local {
         image_work::sweep(&self.images, live).boxed()
     }
 
-    fn image_files(&self, image: Digest) -> BoxFuture<'_, Option<Vec<ImageFile>>> {
+    fn image_files(&self, image: Digest) -> BoxFuture<'_, Result<Option<Vec<ImageFile>>, ErrorBody>> {
         image_work::files(&self.images, &self.cluster, image).boxed()
     }
 

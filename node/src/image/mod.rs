@@ -410,7 +410,7 @@ impl Store {
 
 /// Returns whether an error while reading a blob tells that the blob is gone or is not what it was, not that the disk is full
 /// or the process short of something.
-fn is_damage(error: &io::Error) -> bool {
+pub(crate) fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 

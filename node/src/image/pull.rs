@@ -114,6 +114,8 @@ pub enum PullError {
         wanted: Digest,
         /// What each of them said last.
         said: Vec<String>,
+        /// Each of them said that it does not have it; none was asked in vain.
+        is_nowhere: bool,
     },
     /// The peers did not send all of it in time.
     #[error("the peers did not send all of {wanted} within {limit:?}: {}", words(said))]

@@ -10,6 +10,6 @@ mod metrics;
 mod trace;
 
 pub use cluster::ClusterMetrics;
-pub use events::{EVENTS_KEPT, EventLog};
+pub use events::{EVENTS_KEPT, EVENTS_OF_KIND_KEPT, EventLog};
 pub use metrics::{BlankLabel, FUNCTIONS_LABELLED_MAX, Metrics, StartPhase};
 pub use trace::{Format, TraceError, flush_tracing, start_tracing};

@@ -51,11 +51,11 @@ pub struct Restored {
     pub functions: u32,
     /// How many revisions came back.
     pub revisions: u32,
-    /// Images that the node lacks which answers: until they come, the revisions that run them do not start.
+    /// Images that the node lacks which answers: unless a peer has them, the revisions that run them do not start.
     pub missing: Vec<MissingImage>,
 }
 
-/// An image that restored revisions run and that is not there.
+/// An image that restored revisions run and that the node lacks which answers; a peer may have it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingImage {
     /// The digest of its manifest.

@@ -25,6 +25,8 @@ pub(super) struct Fake {
     pub(super) unready: Mutex<Vec<String>>,
     /// What images are made of.
     pub(super) files: Mutex<BTreeMap<Digest, Vec<ImageFile>>>,
+    /// Why those cannot be read.
+    pub(super) unreadable: Mutex<Option<&'static str>>,
     /// Nodes that do not say what runs on them.
     pub(super) silent: Mutex<Vec<NodeId>>,
     /// The image that is not in the store beside [`absent`].
@@ -45,6 +47,7 @@ impl Fake {
             built: Mutex::default(),
             unready: Mutex::default(),
             files: Mutex::default(),
+            unreadable: Mutex::default(),
             silent: Mutex::default(),
             lost: Mutex::default(),
             taken: Mutex::default(),
@@ -180,8 +183,12 @@ impl Platform for Fake {
         ready(Ok(json::GcReport::default())).boxed()
     }
 
-    fn image_files(&self, image: Digest) -> BoxFuture<'_, Option<Vec<ImageFile>>> {
-        ready(self.files.lock().unwrap().get(&image).cloned()).boxed()
+    fn image_files(&self, image: Digest) -> BoxFuture<'_, Result<Option<Vec<ImageFile>>, ErrorBody>> {
+        let answer = match *self.unreadable.lock().unwrap() {
+            Some(reason) => Err(ErrorBody::new(ErrorCode::Internal, reason)),
+            None => Ok(self.files.lock().unwrap().get(&image).cloned()),
+        };
+        ready(answer).boxed()
     }
 
     fn take_image(&self, layout: PathBuf, image: Digest) -> BoxFuture<'_, Result<(), ErrorBody>> {

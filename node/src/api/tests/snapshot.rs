@@ -3,7 +3,10 @@
 use control_plane::model::{Digest, NodeId};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
+use super::client::PATIENCE;
 use super::*;
 use crate::backup;
 use crate::image::ImageFile;
@@ -36,7 +39,7 @@ async fn what_is_defined_comes_back_in_another_cluster_and_its_nodes_do_not() {
     let saved = old.call("GET", "/v1/snapshot", "").await;
     assert_eq!((saved.status, saved.header("content-type")), (200, Some("application/octet-stream")));
     let read = backup::read(&saved.body[..], &mut |_, _| panic!("no image was asked for")).unwrap();
-    let told = crate::api::summary(&read);
+    let told = backup::summary(&read);
     assert_eq!((told.nodes, told.apps, told.functions, told.revisions), (2, 1, 1, 1));
     assert_eq!(told.images[0].used_by, ["resize@1"]);
     assert_eq!(told.cluster, "0f".repeat(16));
@@ -75,13 +78,40 @@ async fn images_are_taken_along_when_they_are_asked_for() {
         Ok(())
     });
     assert_eq!(blobs, [(image, "a manifest".to_owned())]);
-    let told = crate::api::summary(&read.unwrap());
+    let told = backup::summary(&read.unwrap());
     assert_eq!((told.images[0].included, told.images[0].size_bytes), (true, Some(10)));
     let new = Fixture::new().await;
     let told = new.call("PUT", "/v1/snapshot", saved).await.json();
     assert_eq!(told["missing"], json!([]));
     assert_eq!(*new.fake.taken.lock().unwrap(), [(image, b"a manifest".to_vec())]);
     assert_eq!(old.call("GET", "/v1/snapshot?image=1", "").await.error().0, 400);
+    *old.fake.unreadable.lock().unwrap() = Some("the disk fails");
+    let (status, error) = old.call("GET", "/v1/snapshot?images=1", "").await.error();
+    assert_eq!((status, error.error.as_str()), (500, "the disk fails"), "only what nobody has is left out");
+    assert_eq!(old.call("GET", "/v1/snapshot", "").await.status, 200, "without images none is read");
+}
+
+#[tokio::test]
+async fn an_image_that_is_left_out_has_the_size_that_the_node_knows() {
+    let old = deployed(Digest::from_bytes([7; 32])).await;
+    for (path, size_bytes) in [("/v1/snapshot", Some(12)), ("/v1/snapshot?images=1", None)] {
+        let saved = old.call("GET", path, "").await.body;
+        let told = backup::summary(&backup::read(&saved[..], &mut |_, _| Ok(())).unwrap());
+        assert_eq!((told.images[0].included, told.images[0].size_bytes), (false, size_bytes), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn where_something_was_deployed_a_backup_is_refused_before_it_is_sent() {
+    let used = deployed(Digest::from_bytes([7; 32])).await;
+    let mut stream = UnixStream::connect(&used.socket).await.unwrap();
+    // Nothing of the body follows.
+    let head = "PUT /v1/snapshot HTTP/1.1\r\nhost: hearth\r\ncontent-length: 1000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    let reading = stream.read_exact(&mut answer);
+    tokio::time::timeout(PATIENCE, reading).await.expect("it answers in time").unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 409");
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ pub(in super::super) struct Peers {
     limits: PeerLimits,
     traffic: PeerTraffic,
     /// Whether they have the image, from those that have not answered yet; whoever waits for one holds it.
-    answers: tokio::sync::Mutex<BoxStream<'static, (ImagePeer, Result<(), String>)>>,
+    answers: tokio::sync::Mutex<BoxStream<'static, (ImagePeer, Has)>>,
     judged: Mutex<Judged>,
 }
 
@@ -51,6 +51,16 @@ struct Judged {
     said: BTreeMap<NodeId, String>,
     /// Those that sent something else than they were asked for: they are asked for nothing more.
     liars: BTreeSet<NodeId>,
+    /// Whether somebody did not say if it has the image.
+    is_unsure: bool,
+}
+
+/// What a peer says when it is asked for the image.
+enum Has {
+    Yes,
+    No,
+    /// It does not say.
+    Unknown(String),
 }
 
 /// How a peer's stream ended.
@@ -61,6 +71,8 @@ enum End {
     Broken(String),
     /// It has too much to do.
     Busy(String),
+    /// This peer does not have this blob.
+    Lacks(String),
     /// This peer cannot send this blob.
     Never(String),
 }
@@ -109,12 +121,18 @@ impl Peers {
         let mut senders = BTreeSet::new();
         // Bytes of several peers were wrong together: from here on one sends all of them, so that it is known who was wrong.
         let mut is_alone = false;
+        // Whoever has it sends it or fails; as long as nobody has failed, nobody has it.
+        let mut is_nowhere = true;
         let mut failures = 0;
         loop {
             let (mut is_hopeful, mut is_busy, mut has_moved) = (false, false, false);
             for index in 0.. {
                 let Some(peer) = self.holder(index).await else { break };
-                if without.contains(&peer.node) || self.judged().liars.contains(&peer.node) {
+                if without.contains(&peer.node) {
+                    continue;
+                }
+                if self.judged().liars.contains(&peer.node) {
+                    is_nowhere = false;
                     continue;
                 }
                 if is_alone && senders.iter().any(|sender| *sender != peer.node) {
@@ -127,6 +145,7 @@ impl Peers {
                     senders.insert(peer.node);
                     has_moved = true;
                 }
+                is_nowhere &= matches!(end, End::Lacks(_));
                 match end {
                     End::Whole | End::Broken(_) if target.is_whole(&end) => {
                         let actual = target.digest().await?;
@@ -149,7 +168,7 @@ impl Peers {
                         target.restart().await?;
                         senders.clear();
                     }
-                    End::Never(reason) => {
+                    End::Lacks(reason) | End::Never(reason) => {
                         self.note(peer.node, reason);
                         without.insert(peer.node);
                         // What it has sent is not to be built on.
@@ -172,7 +191,8 @@ impl Peers {
             failures = if has_moved && !is_alone { 0 } else { failures + 1 };
             // Whoever is busy will not be for ever; the whole has its deadline.
             if !is_hopeful || failures >= ROUNDS_MAX && !is_busy {
-                return Err(PullError::Peers { wanted: *digest, said: self.said() });
+                let is_nowhere = is_nowhere && !self.judged().is_unsure;
+                return Err(PullError::Peers { wanted: *digest, said: self.said(), is_nowhere });
             }
             self.pause(failures).await;
         }
@@ -223,8 +243,12 @@ impl Peers {
             }
             let (peer, answer) = answers.next().await?;
             match answer {
-                Ok(()) => self.judged().holders.push(peer),
-                Err(reason) => self.note(peer.node, reason),
+                Has::Yes => self.judged().holders.push(peer),
+                Has::No => self.note(peer.node, "it does not have the image".to_owned()),
+                Has::Unknown(reason) => {
+                    self.judged().is_unsure = true;
+                    self.note(peer.node, reason);
+                }
             }
         }
     }
@@ -253,13 +277,13 @@ impl Peers {
 }
 
 /// Asks a peer whether it has an image.
-async fn ask(peer: &ImagePeer, image: &Digest) -> Result<(), String> {
+async fn ask(peer: &ImagePeer, image: &Digest) -> Has {
     let request = v1::HasRequest { sha256: image.as_bytes().to_vec() };
     match timeout(ANSWER_MAX, client(peer).has(request)).await {
-        Ok(Ok(answer)) if answer.get_ref().size.is_some() => Ok(()),
-        Ok(Ok(_)) => Err("it does not have the image".to_owned()),
-        Ok(Err(status)) => Err(words(&status)),
-        Err(_) => Err(format!("it did not answer within {ANSWER_MAX:?}")),
+        Ok(Ok(answer)) if answer.get_ref().size.is_some() => Has::Yes,
+        Ok(Ok(_)) => Has::No,
+        Ok(Err(status)) => Has::Unknown(words(&status)),
+        Err(_) => Has::Unknown(format!("it did not answer within {ANSWER_MAX:?}")),
     }
 }
 
@@ -272,8 +296,8 @@ fn end_of(status: &Status) -> End {
     let reason = words(status);
     match status.code() {
         Code::ResourceExhausted => End::Busy(reason),
-        Code::NotFound
-        | Code::DataLoss
+        Code::NotFound => End::Lacks(reason),
+        Code::DataLoss
         | Code::OutOfRange
         | Code::InvalidArgument
         | Code::Unimplemented

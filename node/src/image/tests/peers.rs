@@ -41,6 +41,14 @@ fn said(result: Result<Built, Arc<PullError>>) -> String {
     }
 }
 
+/// Returns whether an image that does not come is one that nobody has.
+async fn is_nowhere(store: &Store, image: &Digest, peers: &Known) -> bool {
+    match &*fetch(store, image, peers).await.expect_err("it does not come") {
+        PullError::Peers { is_nowhere, .. } => *is_nowhere,
+        other => panic!("the peers are not to blame: {other:?}"),
+    }
+}
+
 /// Two peers with the same image of one large layer, and a node that has nothing.
 struct Three {
     script: Arc<Script>,
@@ -246,11 +254,25 @@ async fn what_nobody_has_is_told_with_what_each_said() {
     assert!(said.contains("node-7: it does not have the image"), "{said}");
     assert!(said.contains("node-8: ") && said.contains("refused"), "{said}");
     assert_eq!(script.asked(&image), []);
+    assert!(!is_nowhere(&store, &image, &peers).await, "who knows what the second one has");
+    assert!(is_nowhere(&store, &image, &Known::from([&alone])).await);
+    assert!(is_nowhere(&store, &image, &Known::default()).await);
     let error = store.rootfs_or_fetch(&image, &peers).await.expect_err("nobody has it");
     let text = crate::error_chain::text(&error);
     assert!(text.contains("was not fetched") && text.contains("node-7"), "{text}");
     let error = store.rootfs_or_fetch(&image, &Known::default()).await.expect_err("there is nobody");
     assert!(matches!(error, ObtainError::Root(RootfsError::Unreadable { .. })), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_image_of_which_nobody_has_a_layer_is_nowhere_and_one_that_is_not_sent_is_somewhere() {
+    let three = Three::start(hasty()).await;
+    three.script([Mood::EndsEarly; 2]);
+    assert!(!is_nowhere(&three.store, &three.image, &three.peers()).await, "two have it and do not send it");
+    for peer in [&three.first, &three.second] {
+        peer.store.blobs().remove(&three.layer).expect("it is there");
+    }
+    assert!(is_nowhere(&three.store, &three.image, &three.peers()).await);
 }
 
 #[tokio::test]
