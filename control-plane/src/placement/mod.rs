@@ -90,9 +90,14 @@ impl<'a> Planner<'a> {
         let sizes = kinds.iter().map(|kind| kind.resources);
         let smallest = sizes.reduce(|least, size| least.smaller(&size)).unwrap_or_default();
         let weights = self.machines.weigh(asked, smallest);
-        kinds.sort_by_key(|kind| std::cmp::Reverse(amounts(&kind.resources)[weights.scarcest]));
+        kinds.sort_by_key(|kind| {
+            let amounts = amounts(&kind.resources);
+            // Those of one size come one after the other.
+            std::cmp::Reverse((amounts[weights.scarcest], amounts))
+        });
         let loads = self.loads(&kinds);
         let mut scan = std::mem::take(&mut self.scan);
+        scan.forget();
         for (kind, loads) in kinds.iter().zip(loads) {
             self.compile(kind.constraints);
             let wanted = Wanted {

@@ -25,12 +25,14 @@ pub(super) struct Wanted<'b> {
 /// The scan for one kind of instance; its buffers serve for the next one too.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scan {
+    /// For what size the rest holds; none where not every node will do.
+    size: Option<Resources>,
     /// What an instance takes off the cost of a node, by the node's shape.
     reliefs: Vec<u32>,
     /// What each node has of this kind; zeros unless loads count.
     node_loads: Vec<u32>,
-    /// Which places have any of it.
-    loaded: Vec<usize>,
+    /// Which places have any of it, with their zones.
+    loaded: Vec<(usize, usize)>,
     /// Which blocks have such a place.
     has_load: Vec<bool>,
     /// What each zone has of this kind.
@@ -51,7 +53,15 @@ pub(super) fn is_set(bits: &[u64], place: usize) -> bool {
 }
 
 impl Scan {
+    /// Forgets everything: the machines are weighed anew.
+    pub(super) fn forget(&mut self) {
+        self.size = None;
+    }
+
     /// Begins with one kind of instance, of which places have `loads` already.
+    ///
+    /// What is known of the blocks for an instance of the same size that may go anywhere too is kept: a batch has more kinds than
+    /// sizes.
     pub(super) fn begin(
         &mut self,
         machines: &Machines<'_>,
@@ -60,34 +70,57 @@ impl Scan {
     ) {
         self.zone_loads.clear();
         self.zone_loads.resize(machines.zones.len(), 0);
-        for place in self.loaded.drain(..) {
-            self.node_loads[place] = 0;
+        let goes_on = wanted.allowed.is_none() && self.size == Some(wanted.resources);
+        if !goes_on {
+            self.size = Some(wanted.resources).filter(|_| wanted.allowed.is_none());
+            machines.reliefs(&wanted.resources, &mut self.reliefs);
         }
-        self.node_loads.resize(machines.ids.len(), 0);
-        self.has_load.clear();
-        self.has_load.resize(machines.blocks.len(), false);
+        for (zone, place) in std::mem::take(&mut self.loaded) {
+            self.node_loads[place] = 0;
+            self.has_load[machines.block_of(zone, place)] = false;
+            self.open(machines, wanted, zone, machines.block_of(zone, place));
+        }
+        if !goes_on {
+            self.begin_anew(machines, wanted);
+        }
         if wanted.is_spread {
             for (place, count) in loads {
-                self.load(machines, place, machines.zone_of(place), count);
+                let zone = machines.zone_of(place);
+                self.load(machines, place, zone, count);
+                self.open(machines, wanted, zone, machines.block_of(zone, place));
             }
         }
+    }
+
+    /// Knows of no block more than what it has to offer at best.
+    fn begin_anew(&mut self, machines: &Machines<'_>, wanted: &Wanted<'_>) {
+        self.node_loads.resize(machines.ids.len(), 0);
+        self.has_load.resize(machines.blocks.len(), false);
+        self.block_bests.resize(machines.blocks.len(), NOWHERE);
+        self.is_looked_at.resize(machines.blocks.len(), true);
+        self.zone_bests.resize(machines.zones.len(), NOWHERE);
         self.zone_allowed.clear();
-        self.zone_allowed.extend(
-            machines.zones.iter().map(|zone| {
-                wanted.allowed.is_none_or(|allowed| zone.places.clone().any(|place| is_set(allowed, place)))
-            }),
-        );
-        machines.reliefs(&wanted.resources, &mut self.reliefs);
-        self.block_bests.clear();
-        self.is_looked_at.clear();
-        for block in 0..machines.blocks.len() {
-            // Loads only make it worse.
-            let bound = machines.bound(block, &wanted.resources, &self.reliefs);
-            self.block_bests.push(bound.map_or(NOWHERE, u64::from));
-            self.is_looked_at.push(bound.is_none());
+        for (number, zone) in machines.zones.iter().enumerate() {
+            let is_allowed = |allowed: &[u64]| zone.places.clone().any(|place| is_set(allowed, place));
+            self.zone_allowed.push(wanted.allowed.is_none_or(is_allowed));
+            for block in zone.blocks.clone() {
+                self.bound(machines, wanted, block);
+            }
+            self.zone_bests[number] = least(&self.block_bests[zone.blocks.clone()]);
         }
-        self.zone_bests.clear();
-        self.zone_bests.extend(machines.zones.iter().map(|zone| least(&self.block_bests[zone.blocks.clone()])));
+    }
+
+    /// Forgets what was seen in a block: it has changed.
+    fn open(&mut self, machines: &Machines<'_>, wanted: &Wanted<'_>, zone: usize, block: usize) {
+        self.bound(machines, wanted, block);
+        self.zone_bests[zone] = least(&self.block_bests[machines.zones[zone].blocks.clone()]);
+    }
+
+    /// Takes what a block has to offer at best for its best; loads only make it worse.
+    fn bound(&mut self, machines: &Machines<'_>, wanted: &Wanted<'_>, block: usize) {
+        let bound = machines.bound(block, &wanted.resources, &self.reliefs);
+        self.block_bests[block] = bound.map_or(NOWHERE, u64::from);
+        self.is_looked_at[block] = bound.is_none();
     }
 
     /// Looks at the nodes of a zone block by block, until its best is that of a block that was looked at.
@@ -106,7 +139,7 @@ impl Scan {
     /// Notes that a place has so many more of this kind.
     fn load(&mut self, machines: &Machines<'_>, place: usize, zone: usize, count: u32) {
         if self.node_loads[place] == 0 {
-            self.loaded.push(place);
+            self.loaded.push((zone, place));
         }
         self.node_loads[place] += count;
         self.zone_loads[zone] += count;
@@ -115,8 +148,7 @@ impl Scan {
 
     /// Returns the least key of a block.
     ///
-    /// The same as the least of [`Self::keys`], without asking at every node what is the same for all: most of a plan's
-    /// time is spent here.
+    /// The same as the least of [`Self::keys`], without asking at every node what is the same for all.
     fn least_key(&self, machines: &Machines<'_>, wanted: &Wanted<'_>, block: usize) -> u64 {
         if wanted.allowed.is_some() {
             return self.keys(machines, wanted, block).min().unwrap_or(NOWHERE);
@@ -159,20 +191,28 @@ impl Scan {
     pub(super) fn best(&mut self, machines: &Machines<'_>, wanted: &Wanted<'_>) -> Option<(usize, usize)> {
         let zone_max = if wanted.is_even { self.least_load() } else { u32::MAX };
         loop {
-            let open = self.zone_loads.iter().copied().zip(self.zone_bests.iter().copied());
-            let least = open.filter(|(load, key)| *load <= zone_max && *key != NOWHERE).min()?;
+            let zones = self.zone_loads.iter().zip(&self.zone_bests).map(|(load, key)| {
+                if *load > zone_max || *key == NOWHERE { u128::MAX } else { u128::from(*load) << 64 | u128::from(*key) }
+            });
+            let least = zones.fold(u128::MAX, u128::min);
+            if least == u128::MAX {
+                return None;
+            }
             let mut best: Option<(Score, usize, usize)> = None;
             for zone in 0..machines.zones.len() {
-                if (self.zone_loads[zone], self.zone_bests[zone]) != least {
+                let is_least =
+                    |scan: &Self| u128::from(scan.zone_loads[zone]) << 64 | u128::from(scan.zone_bests[zone]) == least;
+                if !is_least(self) {
                     continue;
                 }
                 self.look(machines, wanted, zone);
                 // Only what was looked at is sure: it may have turned out worse.
-                if (self.zone_loads[zone], self.zone_bests[zone]) != least {
+                if !is_least(self) {
                     continue;
                 }
-                let Some(place) = self.find(machines, wanted, zone, least.1) else { continue };
-                let score = Score::new(least.0, least.1, machines.ids[place]);
+                let (load, key) = (self.zone_loads[zone], self.zone_bests[zone]);
+                let Some(place) = self.find(machines, wanted, zone, key) else { continue };
+                let score = Score::new(load, key, machines.ids[place]);
                 if best.is_none_or(|(other, ..)| score < other) {
                     best = Some((score, place, zone));
                 }
@@ -186,7 +226,13 @@ impl Scan {
     /// Returns the first place of a zone that has this key: of equals, the one whose id is the least.
     fn find(&self, machines: &Machines<'_>, wanted: &Wanted<'_>, zone: usize, key: u64) -> Option<usize> {
         let block = machines.zones[zone].blocks.clone().find(|block| self.block_bests[*block] == key)?;
-        let within = self.keys(machines, wanted, block).position(|other| other == key)?;
+        let places = machines.blocks[block].clone();
+        let within = if wanted.allowed.is_none() && !self.has_load[block] {
+            let mut costs = machines.costs_with(places, &wanted.resources, &self.reliefs);
+            costs.position(|cost| cost.is_some_and(|cost| u64::from(cost) == key))
+        } else {
+            self.keys(machines, wanted, block).position(|other| other == key)
+        }?;
         Some(machines.blocks[block].start + within)
     }
 
@@ -201,10 +247,7 @@ impl Scan {
         if wanted.is_spread {
             self.load(machines, place, zone, 1);
         }
-        let block = machines.block_of(zone, place);
-        self.block_bests[block] = self.least_key(machines, wanted, block);
-        self.is_looked_at[block] = true;
-        self.zone_bests[zone] = least(&self.block_bests[machines.zones[zone].blocks.clone()]);
+        self.open(machines, wanted, zone, machines.block_of(zone, place));
     }
 }
 

@@ -135,7 +135,9 @@ fn any_cluster() -> impl Strategy<Value = State> {
         constraints(Spread::None, &[("arch", "arm64")]),
         constraints(Spread::Zone, &[("arch", "amd64")]),
     ]);
-    let size = (0..12_u32, 0..12_u64).prop_map(|(cpu, memory)| resources(cpu * 100, memory * 64));
+    // Some of one size.
+    let size = prop_oneof![(0..12_u32, 0..12_u64), (4..6_u32, Just(5_u64))];
+    let size = size.prop_map(|(cpu, memory)| resources(cpu * 100, memory * 64));
     let functions = prop::collection::vec((size, placement), 4).prop_map(|functions| {
         let numbered = functions.into_iter().enumerate();
         numbered.map(|(number, (size, placement))| function(number, size, placement)).collect()
@@ -189,7 +191,10 @@ proptest! {
         let capacity = state.nodes.values().map(|node| &node.spec.capacity).fold([0; 4], total);
         let weights = Weights::of(sizes.clone().fold([0; 4], |sum, size| total(sum, &size)), capacity);
         let mut order: Vec<(usize, Resources)> = sizes.enumerate().collect();
-        order.sort_by_key(|(ask, size)| (std::cmp::Reverse(amounts(size)[weights.scarcest]), &asks[*ask], *ask));
+        order.sort_by_key(|(ask, size)| {
+            let amounts = amounts(size);
+            (std::cmp::Reverse((amounts[weights.scarcest], amounts)), &asks[*ask], *ask)
+        });
         for (index, _) in order {
             let expected = by_definition(&state, &weights, &asks[index]);
             prop_assert_eq!(nodes[index].as_ref().ok().copied(), expected, "ask {}", index);
