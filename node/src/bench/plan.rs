@@ -111,6 +111,7 @@ fn section(
     let planner = Planner::of(state);
     let sizes: Vec<Resources> = (0_u32..).take(count).map(size).collect();
     let mut each = Batch::new((0_u32..).take(count).map(|number| name(spread, number)))?;
+    let mut odd = Batch::new((0_u32..).take(count).map(|number| odd_name(spread, number)))?;
     let mut one = Batch::new((0..count).map(|_| name(spread, 0)))?;
     let (mut anew, mut scan) = (Samples::default(), Samples::default());
     for round in 0..=rounds {
@@ -123,6 +124,7 @@ fn section(
             black_box(planner.count_fitting(black_box(size)));
         }
         let looked = thread_time()?.saturating_sub(began);
+        odd.turn(&planner, counts)?;
         one.turn(&planner, counts)?;
         let began = thread_time()?;
         black_box(Planner::of(black_box(state)).plan(&one.asks));
@@ -135,6 +137,7 @@ fn section(
     let title = format!("placements a second of processor time, {title}");
     let rows = vec![
         Row::new("each of another function", Role::Ours, &each.rates),
+        Row::new("each of another function and of a size of its own", Role::Ours, &odd.rates),
         Row::new("a bare look at every node for each", Role::Peer, &scan),
         Row::new("all of one function", Role::Ours, &one.rates),
         Row::new("all of one function, the state read first", Role::Ours, &anew)
@@ -193,6 +196,11 @@ fn name(spread: Spread, number: u32) -> Result<FunctionName, BenchError> {
     format!("{spread}-{number}").parse().map_err(failed)
 }
 
+/// Returns the name of a function whose size no other has.
+fn odd_name(spread: Spread, number: u32) -> Result<FunctionName, BenchError> {
+    format!("odd-{spread}-{number}").parse().map_err(failed)
+}
+
 /// Returns a function of one of some sizes.
 pub(super) fn function(name: FunctionName, number: u32, spread: Spread) -> Result<FunctionSpec, BenchError> {
     let revision = RevisionSpec {
@@ -238,6 +246,9 @@ fn cluster(nodes: u32, fill: Fill) -> Result<State, BenchError> {
     for number in 0..most {
         for spread in Spread::ALL {
             functions.push(function(name(spread, number)?, number, spread)?);
+            let mut odd = function(odd_name(spread, number)?, number, spread)?;
+            odd.revision.resources.memory.0 -= u64::from(number) << 12;
+            functions.push(odd);
         }
     }
     let settled = |number: u32| format!("settled-{}", number % SETTLED).parse().map_err(failed);
