@@ -15,6 +15,7 @@ impl State {
         if self.removed.contains(&id) {
             return Err(Rejection::NodeRemoved(id));
         }
+        self.check_node_reads(id, spec.features)?;
         self.admitted.remove(&id);
         let known = self.nodes.get(&id);
         let epoch = Epoch(known.map_or(0, |node| node.epoch.0).saturating_add(1));
@@ -26,6 +27,7 @@ impl State {
             disk: spec.capacity.disk.max(held.disk),
             pids: spec.capacity.pids.max(held.pids),
         };
+        let may_rise = spec.features > self.features;
         let mut node = Node::new(NodeSpec { capacity, ..spec }, epoch);
         // What operators have said about it outlives its agent.
         if let Some(known) = known {
@@ -35,6 +37,9 @@ impl State {
         self.nodes.insert(id, node);
         // Whatever it proposed before and was not applied yet never will be.
         self.sessions.insert(id, Session::new(epoch));
+        if may_rise {
+            self.raise_features();
+        }
         self.index += 1;
         Ok(Reply::Registered { epoch })
     }
