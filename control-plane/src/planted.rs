@@ -96,6 +96,8 @@ mod faults {
         ReadUnasked,
         /// A node is granted all that it has, whatever is placed on it.
         GrantOverCapacity,
+        /// A command is proposed that not every node can read.
+        ProposedTooNew,
     }
 
     impl Fault {
@@ -137,12 +139,13 @@ mod faults {
         ];
 
         /// Faults that show where nodes meet, and some of those above that must show there too.
-        pub const CLUSTER: [Self; 9] = [
+        pub const CLUSTER: [Self; 10] = [
             Self::PlacedTwice,
             Self::DeadKept,
             Self::SurvivorWeightless,
             Self::AppliedTwice,
             Self::ReadUnasked,
+            Self::ProposedTooNew,
             Self::LeakedInstance,
             Self::LostCall,
             Self::PlacedBesideGrant,

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use control_plane::controller::{self, Beat};
-use control_plane::model::{Digest, Epoch, InstanceId, NodeId, RevisionId, Timestamp};
+use control_plane::model::{Digest, Epoch, FeatureLevel, InstanceId, NodeId, RevisionId, Timestamp};
 use control_plane::route::Elsewhere;
 use control_plane::state::{Command, Rejection, Reply, State};
 use control_plane::supervisor::ReportEvent;
@@ -189,6 +189,13 @@ impl Node {
         }
     }
 
+    /// Its daemon comes back with the newest version.
+    pub(crate) fn upgrade(&mut self) {
+        self.features = FeatureLevel::NEWEST;
+        self.count("nodes upgraded");
+        self.tell(Who::Nobody, || "is upgraded".to_owned());
+    }
+
     pub(crate) fn hear(&mut self, news: News) {
         match news {
             News::Applied(seen) => self.applied(&seen),
@@ -244,7 +251,12 @@ impl Node {
                 self.feed_controller(|state| controller::Input::Answered(state, command, result));
             }
             (Proposer::Daemon, Some(Ok(Reply::Registered { epoch }))) => self.registered(epoch),
-            (Proposer::Daemon, _) => {
+            (Proposer::Daemon, result) => {
+                if let Some(Err(Rejection::NodeTooOld { .. })) = result {
+                    self.count("nodes too old");
+                    // Nobody starts it again as it is.
+                    self.upgrade();
+                }
                 if let Some(member) = self.member() {
                     member.is_registering = false;
                 }

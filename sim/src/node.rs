@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::controller::{self, Controller};
-use control_plane::model::{Digest, FunctionName, InstanceId, NodeId, NodeSpec, Resources, RevisionId, Timestamp};
+use control_plane::model::{
+    Digest, FeatureLevel, FunctionName, InstanceId, NodeId, NodeSpec, Resources, RevisionId, Timestamp,
+};
 use control_plane::state::{Command, State};
 use control_plane::supervisor::{self, Desired, Report, Supervisor, desired};
 
@@ -91,6 +93,8 @@ pub(crate) struct Node {
     pub(crate) capacity: Resources,
     /// What it says of itself beside that.
     pub(crate) labels: BTreeMap<String, String>,
+    /// What its version reads of the log.
+    pub(crate) features: FeatureLevel,
     /// What the code of each image is like.
     pub(crate) natures: BTreeMap<Digest, Nature>,
     pub(crate) footing: Footing,
@@ -149,6 +153,7 @@ impl Node {
             swarm,
             capacity,
             labels: BTreeMap::new(),
+            features: FeatureLevel::NEWEST,
             natures: BTreeMap::new(),
             footing,
             state: Arc::default(),
@@ -406,7 +411,12 @@ impl Node {
 
     /// A daemon starts: it registers before anything else.
     pub(crate) fn register(&mut self) {
-        let spec = NodeSpec { name: self.id.to_string(), capacity: self.capacity, labels: self.labels.clone() };
+        let spec = NodeSpec {
+            name: self.id.to_string(),
+            capacity: self.capacity,
+            labels: self.labels.clone(),
+            features: self.features,
+        };
         self.propose(Command::RegisterNode { node: self.id, spec }, Proposer::Daemon);
     }
 

@@ -15,6 +15,7 @@ mod power;
 mod restart;
 mod scale;
 mod trouble;
+mod upgrade;
 mod zygote;
 
 use libtest_mimic::{Arguments, Trial};
@@ -29,7 +30,7 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let is_root = tests::is_root();
-    let racks = [cluster::TESTS, members::TESTS, network::TESTS, power::TESTS].concat();
+    let racks = [cluster::TESTS, members::TESTS, network::TESTS, power::TESTS, upgrade::TESTS].concat();
     let others = [
         backup::TESTS,
         bench::TESTS,

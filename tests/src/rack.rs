@@ -232,6 +232,14 @@ impl Rack {
         assert!(ended.success(), "the agent of host {host} ended with {ended}\n{}", self.log(host));
     }
 
+    /// Waits until the agent of a host has ended by itself; returns its exit code.
+    pub fn until_ended(&mut self, host: usize, limit: Duration) -> Option<i32> {
+        let agent = self.host_mut(host).agent.as_mut().expect("the agent runs");
+        let ended = eventually("the agent ends", limit, || agent.try_wait().expect("the child can be waited for"));
+        self.host_mut(host).agent = None;
+        ended.code()
+    }
+
     /// Stops the agent of a host as if the machine hung; it knows nothing of it.
     pub fn pause(&self, host: usize) {
         self.signal(host, "STOP");

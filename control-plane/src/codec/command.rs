@@ -6,7 +6,7 @@ use proto::v1::command::Kind;
 use super::model::{
     decode_ending, decode_function, decode_instance, decode_node, decode_purpose, decode_resources, decode_revision_id,
     decode_scaling, decode_scaling_change, encode_ending, encode_function, encode_instance, encode_node,
-    encode_purpose, encode_resources, encode_revision_id, encode_scaling_change,
+    encode_purpose, encode_resources, encode_revision_id, encode_scaling, encode_scaling_change,
 };
 use super::{DecodeError, definitions, function_name};
 use crate::model::{AppName, Digest, Epoch, NodeId, Timestamp};
@@ -70,7 +70,10 @@ pub(super) fn encode(command: &Command) -> v1::Command {
         }),
         Command::Scale { function, change } => {
             let function = function.to_string();
-            Kind::Scale(v1::Scale { function, scaling: None, change: Some(encode_scaling_change(change)) })
+            // What older nodes read too is written as they read it.
+            let scaling = change.whole().as_ref().map(encode_scaling);
+            let change = scaling.is_none().then(|| encode_scaling_change(change));
+            Kind::Scale(v1::Scale { function, scaling, change })
         }
         Command::Invite { secret, expires_at, uses } => Kind::Invite(encode_invitation(secret, *expires_at, *uses)),
         Command::Admit { secret, request } => {
@@ -86,9 +89,11 @@ pub(super) fn encode(command: &Command) -> v1::Command {
         Command::RegisterNode { node, spec } => {
             Kind::RegisterNode(v1::RegisterNode { node: node.0, spec: Some(encode_node(spec)) })
         }
-        Command::Grant { grants } => {
-            Kind::GrantMany(v1::GrantMany { grants: grants.iter().map(encode_grant).collect() })
-        }
+        Command::Grant { grants } => match grants.as_slice() {
+            // As older nodes read it too.
+            [grant] => Kind::Grant(encode_grant(grant)),
+            several => Kind::GrantMany(v1::GrantMany { grants: several.iter().map(encode_grant).collect() }),
+        },
         Command::Place(place) => Kind::Place(encode_place(place)),
         Command::PlaceMany { places } => {
             Kind::PlaceMany(v1::PlaceMany { places: places.iter().map(encode_place).collect() })

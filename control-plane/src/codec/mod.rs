@@ -92,6 +92,16 @@ pub fn decode_answer(answer: v1::propose_reply::applied::Answer) -> Result<Resul
     })
 }
 
+/// Returns why a command is not put into the log.
+pub fn encode_rejection(rejection: &Rejection) -> v1::Rejection {
+    reply::encode_rejection(rejection)
+}
+
+/// Reads why a command is not put into the log.
+pub fn decode_rejection(rejection: v1::Rejection) -> Result<Rejection, DecodeError> {
+    reply::decode_rejection(rejection)
+}
+
 /// Returns what happened to an instance, for the leader.
 pub fn encode_report(event: &ReportEvent) -> v1::Report {
     report::encode(event)

@@ -6,9 +6,9 @@ use proto::v1;
 
 use super::{DecodeError, function_name};
 use crate::model::{
-    Bytes, Concurrency, Constraints, Digest, Ending, Epoch, FunctionSpec, HttpTrigger, InstanceFailure, InstanceId,
-    MilliCpu, Network, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling,
-    ScalingChange, Spread, Trigger,
+    Bytes, Concurrency, Constraints, Digest, Ending, Epoch, FeatureLevel, FunctionSpec, HttpTrigger, InstanceFailure,
+    InstanceId, MilliCpu, Network, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime,
+    Scaling, ScalingChange, Spread, Trigger,
 };
 
 type Decoded<T> = Result<T, DecodeError>;
@@ -220,12 +220,18 @@ pub(super) fn encode_node(spec: &NodeSpec) -> v1::NodeSpec {
         name: spec.name.clone(),
         capacity: Some(encode_resources(&spec.capacity)),
         labels: spec.labels.clone(),
+        features: spec.features.0,
     }
 }
 
 pub(super) fn decode_node(spec: Option<v1::NodeSpec>) -> Decoded<NodeSpec> {
     let spec = spec.ok_or(DecodeError::Missing("node"))?;
-    Ok(NodeSpec { name: spec.name, capacity: decode_resources(spec.capacity)?, labels: spec.labels })
+    Ok(NodeSpec {
+        name: spec.name,
+        capacity: decode_resources(spec.capacity)?,
+        labels: spec.labels,
+        features: FeatureLevel(spec.features),
+    })
 }
 
 pub(super) fn encode_ending(ending: &Ending) -> v1::Ending {

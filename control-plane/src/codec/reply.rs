@@ -11,7 +11,7 @@ use super::model::{
     decode_instance, decode_resources, decode_revision_id, encode_instance, encode_resources, encode_revision_id,
 };
 use super::{DecodeError, function_name};
-use crate::model::{Epoch, InstanceId, NodeId, RevisionNumber};
+use crate::model::{Epoch, FeatureLevel, InstanceId, NodeId, RevisionNumber};
 use crate::state::{AppliedFunction, Change, NotInvited, Rejection, Reply};
 
 pub(super) fn encode(reply: &Reply) -> v1::Reply {
@@ -153,6 +153,13 @@ pub(super) fn encode_rejection(rejection: &Rejection) -> v1::Rejection {
         Rejection::BadScaling(reason) => Wire::BadScaling(reason.clone()),
         Rejection::NotFresh => Wire::NotFresh(true),
         Rejection::Unsound(violation) => Wire::Unsound(violation.clone()),
+        Rejection::TooNew { needed, cluster, oldest } => {
+            let oldest = oldest.map(|node| node.0);
+            Wire::TooNew(rejection::TooNew { needed: needed.0, cluster: cluster.0, oldest })
+        }
+        Rejection::NodeTooOld { node, level, cluster } => {
+            Wire::NodeTooOld(rejection::NodeTooOld { node: node.0, level: level.0, cluster: cluster.0 })
+        }
         Rejection::Limit { what, limit } => Wire::Limit(rejection::Limit { what: what.clone(), limit: *limit as u64 }),
     };
     v1::Rejection { rejection: Some(rejection) }
@@ -210,6 +217,16 @@ pub(super) fn decode_rejection(rejection: v1::Rejection) -> Result<Rejection, De
         Wire::BadScaling(reason) => Rejection::BadScaling(reason),
         Wire::NotFresh(_) => Rejection::NotFresh,
         Wire::Unsound(violation) => Rejection::Unsound(violation),
+        Wire::TooNew(new) => Rejection::TooNew {
+            needed: FeatureLevel(new.needed),
+            cluster: FeatureLevel(new.cluster),
+            oldest: new.oldest.map(NodeId),
+        },
+        Wire::NodeTooOld(old) => Rejection::NodeTooOld {
+            node: NodeId(old.node),
+            level: FeatureLevel(old.level),
+            cluster: FeatureLevel(old.cluster),
+        },
         Wire::Limit(limit) => Rejection::Limit {
             what: limit.what,
             limit: usize::try_from(limit.limit).map_err(|error| DecodeError::invalid("limit", error))?,

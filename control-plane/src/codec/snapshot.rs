@@ -14,13 +14,14 @@ use super::model::{
     encode_purpose, encode_resources, encode_revision_id,
 };
 use super::{DecodeError, reply};
-use crate::model::{Epoch, Node, NodeId, Timestamp};
+use crate::model::{Epoch, FeatureLevel, Node, NodeId, Timestamp};
 use crate::state::{Admitted, Invitation, Placement, Rejection, Reply, Session, State, violations};
 
 pub(super) fn encode(state: &State) -> Snapshot {
     Snapshot {
         index: state.index,
         placed_last: state.placed_last,
+        features: state.features.0,
         apps: encode_apps(&state.apps),
         functions: encode_functions(&state.functions),
         deleted: encode_deleted(&state.deleted),
@@ -97,6 +98,7 @@ pub(super) fn decode(snapshot: Snapshot) -> Result<State, DecodeError> {
     let mut state = State {
         index: snapshot.index,
         placed_last: snapshot.placed_last,
+        features: FeatureLevel(snapshot.features),
         apps: decode_apps(snapshot.apps)?,
         functions: decode_functions(snapshot.functions)?,
         deleted: decode_deleted(snapshot.deleted)?,

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    Bytes, Concurrency, Constraints, Digest, Ending, Epoch, FunctionSpec, HttpTrigger, InstanceFailure, InstanceId,
-    MilliCpu, Network, NodeId, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime,
-    Scaling, ScalingChange, Spread, Trigger,
+    Bytes, Concurrency, Constraints, Digest, Ending, Epoch, FeatureLevel, FunctionSpec, HttpTrigger, InstanceFailure,
+    InstanceId, MilliCpu, Network, NodeId, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec,
+    Runtime, Scaling, ScalingChange, Spread, Trigger,
 };
 use crate::state::{AppliedFunction, Change, Definitions, Grant, NotInvited, PLACE_MAX, Place, violations};
 
@@ -125,11 +125,13 @@ fn command() -> impl Strategy<Value = Command> {
     let idle_max = prop::option::of((0..3_u64).prop_map(Duration::from_secs));
     let change = (prop::option::of(0..4_u32), prop::option::of(0..4_u32), idle_max)
         .prop_map(|(min, max, idle_max)| ScalingChange { min, max, idle_max });
-    let node_spec = resources().prop_map(|capacity| NodeSpec {
-        name: "node".to_owned(),
-        capacity: capacity.plus(&capacity).plus(&capacity),
-        labels: BTreeMap::from([("arch".to_owned(), "x86_64".to_owned())]),
-    });
+    let node_spec =
+        (resources(), prop::sample::select(vec![1, 1, 1, 2, 0])).prop_map(|(capacity, features)| NodeSpec {
+            name: "node".to_owned(),
+            capacity: capacity.plus(&capacity).plus(&capacity),
+            labels: BTreeMap::from([("arch".to_owned(), "x86_64".to_owned())]),
+            features: FeatureLevel(features),
+        });
     prop_oneof![
         3 => (app(), prop::collection::vec(spec(), 0..3), prop::option::of(0..9_u64))
             .prop_map(|(app, functions, check_index)| Command::DeployApp { app, functions, check_index }),
@@ -231,6 +233,9 @@ fn rare_answers_read_back_as_they_were_written() {
         Err(Rejection::LabelNotSet { node: NodeId(2), key: "disk".to_owned() }),
         Err(Rejection::BadScaling("min 9 is above max 3".to_owned())),
         Err(Rejection::NotFresh),
+        Err(Rejection::TooNew { needed: FeatureLevel(2), cluster: FeatureLevel(1), oldest: Some(NodeId(2)) }),
+        Err(Rejection::TooNew { needed: FeatureLevel(1), cluster: FeatureLevel(0), oldest: None }),
+        Err(Rejection::NodeTooOld { node: NodeId(2), level: FeatureLevel(0), cluster: FeatureLevel(1) }),
         Err(Rejection::Unsound("a has no revision".to_owned())),
         Err(Rejection::Limit { what: "functions".to_owned(), limit: 7 }),
     ] {
@@ -255,6 +260,65 @@ fn a_grant_as_older_nodes_wrote_it_is_one_of_one_node() {
     let older = v1::Command { kind: Some(v1::command::Kind::Grant(grant)) };
     let grants = vec![Grant { node: NodeId(2), epoch: Epoch(3), resources }];
     assert_eq!(decode_command(older), Ok(Command::Grant { grants }));
+}
+
+/// What a command that needs no level is written as is what nodes read before there were levels.
+#[test]
+fn what_needs_no_level_is_written_as_older_nodes_read_it() {
+    use v1::command::Kind;
+    let resources = Resources { pids: 7, ..Resources::default() };
+    let grant = |node| Grant { node: NodeId(node), epoch: Epoch(3), resources };
+    let scale = |min, idle_max| Command::Scale {
+        function: "a".parse().expect("the name is valid"),
+        change: ScalingChange { min: Some(min), max: Some(3), idle_max },
+    };
+    let idle_max = Some(Duration::from_secs(5));
+    for (command, needed) in [
+        (Command::Grant { grants: vec![grant(1)] }, 0),
+        (Command::Grant { grants: vec![grant(1), grant(2)] }, 1),
+        (Command::Grant { grants: Vec::new() }, 1),
+        (scale(1, idle_max), 0),
+        (scale(1, None), 1),
+        // No older node can read limits that contradict each other.
+        (scale(9, idle_max), 1),
+        (Command::PreferVoter { node: NodeId(1) }, 1),
+        (Command::Drain { node: NodeId(1), is_draining: true }, 0),
+    ] {
+        assert_eq!(command.needs(), FeatureLevel(needed), "{command:?}");
+        let is_older = match encode_command(&command).kind.expect("it has a kind") {
+            Kind::GrantMany(_) | Kind::Restore(_) | Kind::Label(_) | Kind::PreferVoter(_) => false,
+            Kind::Scale(scale) => scale.scaling.is_some() && scale.change.is_none(),
+            _ => true,
+        };
+        assert_eq!(is_older, needed == 0, "{command:?}");
+        assert_eq!(decode_command(encode_command(&command)), Ok(command));
+    }
+}
+
+#[test]
+fn a_node_and_a_snapshot_of_older_nodes_have_level_0() {
+    let mut state = State::default();
+    let spec = NodeSpec {
+        name: "a".to_owned(),
+        capacity: Resources::default(),
+        labels: BTreeMap::new(),
+        features: FeatureLevel::NEWEST,
+    };
+    let command = Command::RegisterNode { node: NodeId(1), spec };
+    state.apply(Timestamp::from_millis(1), command.clone()).expect("it registers");
+    assert_eq!(state.features, FeatureLevel::NEWEST);
+
+    let older = |spec: v1::NodeSpec| v1::NodeSpec { features: 0, ..spec };
+    let mut snapshot = snapshot::encode(&state);
+    snapshot.features = 0;
+    snapshot.nodes.iter_mut().for_each(|node| node.spec = node.spec.take().map(older));
+    let read = snapshot::decode(snapshot).expect("it is sound");
+    assert_eq!((read.features, read.nodes[&NodeId(1)].spec.features), (FeatureLevel(0), FeatureLevel(0)));
+
+    let Some(v1::command::Kind::RegisterNode(register)) = encode_command(&command).kind else { panic!("it registers") };
+    let register = v1::RegisterNode { spec: register.spec.map(older), ..register };
+    let read = decode_command(v1::Command { kind: Some(v1::command::Kind::RegisterNode(register)) });
+    assert!(matches!(read, Ok(Command::RegisterNode { spec, .. }) if spec.features == FeatureLevel(0)));
 }
 
 #[test]

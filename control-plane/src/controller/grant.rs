@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Controller, Effect};
-use crate::model::{Bytes, MilliCpu, Resources, Timestamp};
+use crate::model::{Bytes, FeatureLevel, MilliCpu, Resources, Timestamp};
 use crate::planted::planted;
 use crate::state::{Command, GRANT_MAX, Grant, State};
 
@@ -30,7 +30,8 @@ impl Controller {
                 grants.push(Grant { node: *id, epoch: node.epoch, resources: target });
             }
         }
-        grants.truncate(GRANT_MAX);
+        // Nodes of older versions read one in an entry: the others come with the answer to it.
+        grants.truncate(if state.features < FeatureLevel::GRANT_MANY { 1 } else { GRANT_MAX });
         for grant in &grants {
             self.top_up_at.insert(grant.node, now + TOP_UP_WITHIN);
         }

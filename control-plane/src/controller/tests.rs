@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::{
-    Bytes, Concurrency, Constraints, Digest, FunctionSpec, InstanceFailure, MilliCpu, Network, NodeSpec, Purpose,
-    Resources, RevisionNumber, RevisionSpec, Runtime, Scaling,
+    Bytes, Concurrency, Constraints, Digest, FeatureLevel, FunctionSpec, InstanceFailure, MilliCpu, Network, NodeSpec,
+    Purpose, Resources, RevisionNumber, RevisionSpec, Runtime, Scaling,
 };
 use crate::state::RevisionStatus;
 
 const NODE: NodeId = NodeId(1);
+
+/// What every node has.
+const ALL: Resources =
+    Resources { cpu: MilliCpu(10_000), memory: Bytes::mebi(1000), disk: Bytes::mebi(1000), pids: 1000 };
 
 /// A state and its leader, with an ideal log between them.
 struct Cluster {
@@ -28,9 +32,8 @@ impl Cluster {
     }
 
     fn register(&mut self, node: NodeId) {
-        let capacity =
-            Resources { cpu: MilliCpu(10_000), memory: Bytes::mebi(1000), disk: Bytes::mebi(1000), pids: 1000 };
-        let spec = NodeSpec { name: node.to_string(), capacity, labels: BTreeMap::new() };
+        let features = FeatureLevel::NEWEST;
+        let spec = NodeSpec { name: node.to_string(), capacity: ALL, labels: BTreeMap::new(), features };
         self.command(Command::RegisterNode { node, spec });
     }
 
@@ -134,6 +137,24 @@ fn a_node_is_granted_everything_that_is_free() {
     let cluster = Cluster::new();
     let node = &cluster.state.nodes[&NODE];
     assert_eq!(node.grant, node.spec.capacity);
+}
+
+#[test]
+fn at_level_0_each_node_is_granted_its_own_in_an_entry_of_its_own() {
+    let now = Timestamp::from_millis(1);
+    let mut cluster = Cluster { state: State::default(), controller: Controller::new(NODE), now };
+    for node in 1..=4 {
+        // Nobody leads yet: all grants are due at once.
+        let spec = NodeSpec { name: String::new(), capacity: ALL, labels: BTreeMap::new(), features: FeatureLevel(0) };
+        let registered = cluster.state.apply(now, Command::RegisterNode { node: NodeId(node), spec });
+        assert!(registered.is_ok(), "{registered:?}");
+    }
+    let proposed = cluster.controller.on_input(now, Input::Applied(&cluster.state));
+    let [Effect::Propose(Command::Grant { grants })] = &proposed[..] else { panic!("{proposed:?}") };
+    assert_eq!(grants.len(), 1, "{grants:?}");
+    // The others come with the answer, with no time between.
+    cluster.carry_out(proposed);
+    assert!(cluster.state.nodes.values().all(|node| node.grant == ALL), "{:?}", cluster.state.nodes);
 }
 
 #[test]

@@ -168,6 +168,11 @@ impl ScalingChange {
         let (min, max) = (self.min.unwrap_or(before.min), self.max.unwrap_or(before.max));
         Scaling::new(min, max, self.idle_max.unwrap_or(before.idle_max))
     }
+
+    /// Returns the limits after it whatever they were before, if it names all of them and they can be.
+    pub fn whole(&self) -> Option<Scaling> {
+        Scaling::new(self.min?, self.max?, self.idle_max?).ok()
+    }
 }
 
 impl From<Scaling> for ScalingChange {

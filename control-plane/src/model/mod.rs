@@ -2,6 +2,7 @@
 
 mod constraints;
 mod digest;
+mod features;
 mod function;
 mod id;
 mod instance;
@@ -15,6 +16,7 @@ pub use constraints::{
     Constraints, ConstraintsError, LABEL_LENGTH_MAX, REQUIRED_MAX, Spread, UnknownSpread, ZONE_LABEL,
 };
 pub use digest::{Digest, DigestError};
+pub use features::FeatureLevel;
 pub use function::{
     CONCURRENCY_MAX, Concurrency, FunctionSpec, INSTANCES_MAX, Network, RevisionSpec, Runtime, Scaling, ScalingChange,
     ScalingError, UnknownRuntime,

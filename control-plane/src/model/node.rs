@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Epoch, LABEL_LENGTH_MAX, Resources};
+use super::{Epoch, FeatureLevel, LABEL_LENGTH_MAX, Resources};
 
 /// The most labels that operators may set on one node.
 pub const LABELS_SET_MAX: usize = 64;
@@ -19,6 +19,8 @@ pub struct NodeSpec {
     pub capacity: Resources,
     /// Facts that placement may require: `arch`, `zone` and what the node's configuration says.
     pub labels: BTreeMap<String, String>,
+    /// What it can read from the log.
+    pub features: FeatureLevel,
 }
 
 /// A node as the cluster knows it.

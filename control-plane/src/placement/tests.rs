@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::score::{Grain, Score, Weights, rank_cost};
 use super::*;
 use crate::model::{
-    Bytes, Concurrency, Digest, FunctionName, FunctionSpec, MilliCpu, Network, NodeSpec, RevisionNumber, RevisionSpec,
-    Runtime, Scaling, Timestamp, ZONE_LABEL,
+    Bytes, Concurrency, Digest, FeatureLevel, FunctionName, FunctionSpec, MilliCpu, Network, NodeSpec, RevisionNumber,
+    RevisionSpec, Runtime, Scaling, Timestamp, ZONE_LABEL,
 };
 use crate::state::{Command, Place, Rejection, Reply};
 
@@ -58,7 +58,7 @@ fn constraints(spread: Spread, require: &[(&str, &str)]) -> Constraints {
 fn cluster(nodes: Vec<(Resources, BTreeMap<String, String>)>, functions: Vec<FunctionSpec>) -> State {
     let mut state = State::default();
     for (id, (capacity, labels)) in (1..).zip(nodes) {
-        let spec = NodeSpec { name: format!("node-{id}"), capacity, labels };
+        let spec = NodeSpec { name: format!("node-{id}"), capacity, labels, features: FeatureLevel::NEWEST };
         state.apply(AT, Command::RegisterNode { node: NodeId(id), spec }).expect("a node registers");
     }
     let app = "app".parse().expect("a name");

@@ -155,8 +155,8 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        Bytes, Concurrency, Constraints, Digest, Epoch, InstanceId, MilliCpu, Network, Node, NodeSpec, Purpose,
-        RevisionNumber, RevisionSpec, Runtime, Scaling, Timestamp,
+        Bytes, Concurrency, Constraints, Digest, Epoch, FeatureLevel, InstanceId, MilliCpu, Network, Node, NodeSpec,
+        Purpose, RevisionNumber, RevisionSpec, Runtime, Scaling, Timestamp,
     };
     use crate::state::{Function, Placement, Revision, RevisionStatus};
 
@@ -199,7 +199,12 @@ mod tests {
         state.functions.insert(revision().function, function);
         for (id, grant, instances) in nodes {
             let node = NodeId(*id);
-            let spec = NodeSpec { name: node.to_string(), capacity: memory(10_000), labels: BTreeMap::new() };
+            let spec = NodeSpec {
+                name: node.to_string(),
+                capacity: memory(10_000),
+                labels: BTreeMap::new(),
+                features: FeatureLevel::NEWEST,
+            };
             let mut known = Node::new(spec, Epoch(1));
             known.grant = memory(*grant);
             state.nodes.insert(node, known);

@@ -25,9 +25,16 @@ pub fn violations(state: &State) -> Vec<String> {
         if node.is_dead && has_something {
             found.push(format!("{id} is dead and has a grant or placements"));
         }
+        if node.spec.features < state.features {
+            found.push(format!("{id} reads feature level {}, the cluster has {}", node.spec.features, state.features));
+        }
         if state.admitted.contains_key(id) {
             found.push(format!("{id} has registered and counts as not registered"));
         }
+    }
+    let least = state.nodes.values().map(|node| node.spec.features).min();
+    if let Some(least) = least.filter(|least| state.features < *least) {
+        found.push(format!("every node reads feature level {least}, the cluster has {}", state.features));
     }
     for (name, function) in &state.functions {
         if !state.apps.contains_key(&function.app) {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Definitions;
 use crate::model::{
-    AppName, Digest, Ending, Epoch, FunctionName, FunctionSpec, InstanceId, NodeId, NodeSpec, Purpose, Resources,
-    RevisionId, RevisionNumber, ScalingChange, Timestamp,
+    AppName, Digest, Ending, Epoch, FeatureLevel, FunctionName, FunctionSpec, InstanceId, NodeId, NodeSpec, Purpose,
+    Resources, RevisionId, RevisionNumber, ScalingChange, Timestamp,
 };
 
 /// The most instances that one command places: what a leader plans in one tick.
@@ -389,6 +389,26 @@ pub enum Rejection {
     /// What is to be restored contradicts itself.
     #[error("the definitions contradict themselves: {0}")]
     Unsound(String),
+    /// Not every node could read the command: it must not be in the log.
+    #[error("that needs feature level {needed}, the cluster has {cluster}{}", held_back(*.oldest, *.cluster))]
+    TooNew {
+        /// The level that it needs.
+        needed: FeatureLevel,
+        /// The cluster's level.
+        cluster: FeatureLevel,
+        /// A node that reads no more; none where no node has registered.
+        oldest: Option<NodeId>,
+    },
+    /// The node cannot read what may be in the log.
+    #[error("{node} reads feature level {level} of the log, the cluster has {cluster}")]
+    NodeTooOld {
+        /// The node.
+        node: NodeId,
+        /// What it reads.
+        level: FeatureLevel,
+        /// The cluster's level.
+        cluster: FeatureLevel,
+    },
     /// A limit of the state is reached.
     #[error("{what}: the most is {limit}")]
     Limit {
@@ -397,6 +417,10 @@ pub enum Rejection {
         /// The most there may be.
         limit: usize,
     },
+}
+
+fn held_back(oldest: Option<NodeId>, cluster: FeatureLevel) -> String {
+    oldest.map_or_else(String::new, |node| format!(": {node} reads no more than {cluster}"))
 }
 
 /// Why a secret lets nobody in.

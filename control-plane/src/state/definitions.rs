@@ -83,7 +83,7 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        Concurrency, Constraints, Digest, FunctionSpec, Network, NodeId, NodeSpec, Resources, RevisionId,
+        Concurrency, Constraints, Digest, FeatureLevel, FunctionSpec, Network, NodeId, NodeSpec, Resources, RevisionId,
         RevisionNumber, RevisionSpec, Runtime, Scaling, Timestamp,
     };
     use crate::state::Command;
@@ -123,7 +123,12 @@ mod tests {
 
     fn registered() -> State {
         let mut state = State::default();
-        let spec = NodeSpec { name: "a".to_owned(), capacity: Resources::default(), labels: BTreeMap::new() };
+        let spec = NodeSpec {
+            name: "a".to_owned(),
+            capacity: Resources::default(),
+            labels: BTreeMap::new(),
+            features: FeatureLevel::NEWEST,
+        };
         state.apply(at(1), Command::RegisterNode { node: NodeId(1), spec }).expect("it registers");
         state
     }

@@ -95,6 +95,7 @@ impl State {
         self.admitted.remove(&id);
         self.removed.insert(id);
         self.placements.remove_of(id);
+        self.raise_features();
         Ok(self.done())
     }
 }

@@ -6,6 +6,7 @@
 mod check;
 mod command;
 mod definitions;
+mod features;
 mod function;
 mod instance;
 mod member;
@@ -26,8 +27,8 @@ pub use session::{ANSWERS_MAX, Session, Ticket};
 pub use tickets::Tickets;
 
 use crate::model::{
-    AppName, Digest, FunctionName, Node, NodeId, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Scaling,
-    Timestamp, Trigger,
+    AppName, Digest, FeatureLevel, FunctionName, Node, NodeId, Purpose, Resources, RevisionId, RevisionNumber,
+    RevisionSpec, Scaling, Timestamp, Trigger,
 };
 
 /// Everything that is replicated.
@@ -51,6 +52,10 @@ pub struct State {
     pub removed: BTreeSet<NodeId>,
     /// Which secrets let machines in, by their SHA-256.
     pub invitations: BTreeMap<Digest, Invitation>,
+    /// What every registered node can read from the log; it never falls.
+    ///
+    /// Invariant: the most that the least of the nodes has been, so no registered node reads less.
+    pub features: FeatureLevel,
     /// Every instance that is agreed to run, wherever it is.
     pub placements: Placements,
     /// The last sequence handed out for a placed instance.
@@ -138,6 +143,7 @@ impl State {
     ///
     /// A refused command changes nothing. Equal states and equal commands give equal states and equal answers, on every replica.
     pub fn apply(&mut self, at: Timestamp, command: Command) -> Result<Reply, Rejection> {
+        self.check_readable(&command)?;
         let reply = match command {
             Command::DeployApp { app, functions, check_index } => self.deploy_app(at, app, functions, check_index),
             Command::DeleteApp { app } => self.delete_app(&app),

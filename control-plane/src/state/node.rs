@@ -15,12 +15,14 @@ impl State {
         if self.removed.contains(&id) {
             return Err(Rejection::NodeRemoved(id));
         }
+        self.check_node_reads(id, spec.features)?;
         self.admitted.remove(&id);
         let known = self.nodes.get(&id);
         let epoch = Epoch(known.map_or(0, |node| node.epoch.0).saturating_add(1));
         // What ran before may still run: its placements stay until the agent says which are lost.
         let held = self.placements.held(id);
         let capacity = spec.capacity.larger(&held);
+        let may_rise = spec.features > self.features;
         let mut node = Node::new(NodeSpec { capacity, ..spec }, epoch);
         // What operators have said about it outlives its agent.
         if let Some(known) = known {
@@ -30,6 +32,9 @@ impl State {
         self.nodes.insert(id, node);
         // Whatever it proposed before and was not applied yet never will be.
         self.sessions.insert(id, Session::new(epoch));
+        if may_rise {
+            self.raise_features();
+        }
         self.index += 1;
         Ok(Reply::Registered { epoch })
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::{
-    Bytes, Concurrency, Constraints, Epoch, FunctionSpec, InstanceId, MilliCpu, Network, NodeSpec, RevisionSpec,
-    Runtime, ScalingChange,
+    Bytes, Concurrency, Constraints, Epoch, FeatureLevel, FunctionSpec, InstanceId, MilliCpu, Network, NodeSpec,
+    RevisionSpec, Runtime, ScalingChange,
 };
 
 fn at(millis: u64) -> Timestamp {
@@ -19,7 +19,8 @@ fn secret(byte: u8) -> Digest {
 
 fn register(state: &mut State, node: u32) -> Result<Reply, Rejection> {
     let capacity = Resources { cpu: MilliCpu(1000), memory: Bytes::mebi(1000), disk: Bytes::mebi(1000), pids: 100 };
-    let spec = NodeSpec { name: format!("node-{node}"), capacity, labels: BTreeMap::new() };
+    let spec =
+        NodeSpec { name: format!("node-{node}"), capacity, labels: BTreeMap::new(), features: FeatureLevel::NEWEST };
     state.apply(at(1), Command::RegisterNode { node: NodeId(node), spec })
 }
 
@@ -257,7 +258,12 @@ fn label(state: &mut State, node: u32, set: &[(&str, &str)], unset: &[&str]) -> 
 /// Registers a node whose configuration has one label.
 fn register_in(state: &mut State, node: u32, zone: &str) {
     let labels = BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
-    let spec = NodeSpec { name: format!("node-{node}"), capacity: Resources::default(), labels };
+    let spec = NodeSpec {
+        name: format!("node-{node}"),
+        capacity: Resources::default(),
+        labels,
+        features: FeatureLevel::NEWEST,
+    };
     state.apply(at(1), Command::RegisterNode { node: NodeId(node), spec }).unwrap();
 }
 
@@ -326,6 +332,7 @@ fn a_node_is_wanted_to_vote_unless_it_cannot_and_until_it_leaves() {
 #[test]
 fn two_who_change_different_limits_lose_neither() {
     let mut state = State::default();
+    register(&mut state, 1).unwrap();
     let function = deploy(&mut state).function;
     let scale = |state: &mut State, change: ScalingChange| {
         state.apply(at(2), Command::Scale { function: function.clone(), change })
@@ -339,4 +346,78 @@ fn two_who_change_different_limits_lose_neither() {
     let told = scale(&mut state, ScalingChange { max: Some(1), ..ScalingChange::default() }).unwrap_err();
     assert_eq!(told.to_string(), "scaling: min 2 is above max 1");
     assert_eq!(state.functions[&function].scaling, scaling);
+}
+
+fn register_at(state: &mut State, node: u32, level: u32) -> Result<Reply, Rejection> {
+    let spec = NodeSpec {
+        name: format!("node-{node}"),
+        capacity: Resources::default(),
+        labels: BTreeMap::new(),
+        features: FeatureLevel(level),
+    };
+    state.apply(at(1), Command::RegisterNode { node: NodeId(node), spec })
+}
+
+#[test]
+fn the_cluster_reads_what_the_least_of_its_nodes_has_read_and_never_less() {
+    let mut state = State::default();
+    register_at(&mut state, 1, 1).unwrap();
+    assert_eq!(state.features, FeatureLevel(1));
+
+    let mut state = State::default();
+    for (node, level) in [(1, 0), (2, 1), (3, 2)] {
+        register_at(&mut state, node, level).unwrap();
+    }
+    assert_eq!(state.features, FeatureLevel(0));
+    register_at(&mut state, 2, 0).unwrap();
+    register_at(&mut state, 2, 2).unwrap();
+    assert_eq!(state.features, FeatureLevel(0), "as long as it has not risen a node goes back and forth");
+    // One that is dead comes back to this log.
+    state.apply(at(1), Command::DeclareDead { node: NodeId(1), epoch: Epoch(1) }).unwrap();
+    assert_eq!(state.features, FeatureLevel(0));
+    register_at(&mut state, 1, 1).unwrap();
+    assert_eq!(state.features, FeatureLevel(1));
+
+    let before = state.clone();
+    for node in [1, 4] {
+        let (node_id, level, cluster) = (NodeId(node), FeatureLevel(0), FeatureLevel(1));
+        let refused = register_at(&mut state, node, 0);
+        assert_eq!(refused, Err(Rejection::NodeTooOld { node: node_id, level, cluster }));
+        assert_eq!(state, before);
+    }
+    let told = register_at(&mut state, 1, 0).unwrap_err().to_string();
+    assert_eq!(told, "node-1 reads feature level 0 of the log, the cluster has 1");
+}
+
+#[test]
+fn whoever_leaves_holds_back_nobody() {
+    let mut state = State::default();
+    for (node, level) in [(1, 0), (2, 1), (3, 1)] {
+        register_at(&mut state, node, level).unwrap();
+    }
+    assert_eq!(state.features, FeatureLevel(0));
+    state.apply(at(1), Command::RemoveNode { node: NodeId(1) }).unwrap();
+    assert_eq!(state.features, FeatureLevel(1));
+}
+
+#[test]
+fn what_some_node_cannot_read_is_refused_and_named() {
+    let mut state = State::default();
+    let prefer = Command::PreferVoter { node: NodeId(1) };
+    let told = state.check_readable(&prefer).unwrap_err().to_string();
+    assert_eq!(told, "that needs feature level 1, the cluster has 0", "nobody has registered");
+    for (node, level) in [(2, 0), (1, 1), (3, 0)] {
+        register_at(&mut state, node, level).unwrap();
+    }
+    let before = state.clone();
+    let refused = Rejection::TooNew { needed: FeatureLevel(1), cluster: FeatureLevel(0), oldest: Some(NodeId(2)) };
+    assert_eq!(refused.to_string(), "that needs feature level 1, the cluster has 0: node-2 reads no more than 0");
+    assert_eq!(state.check_readable(&prefer), Err(refused.clone()));
+    assert_eq!(state.apply(at(2), prefer), Err(refused.clone()), "however it came into the log");
+    assert_eq!(label(&mut state, 1, &[("disk", "ssd")], &[]), Err(refused));
+    assert_eq!(state, before);
+    for node in [2, 3] {
+        register_at(&mut state, node, 1).unwrap();
+    }
+    label(&mut state, 1, &[("disk", "ssd")], &[]).unwrap();
 }

@@ -50,6 +50,7 @@ pub(super) async fn get(State(api): State<Api>) -> Json<json::Cluster> {
         leader: members.leader.map(|leader| leader.to_string()),
         term: standing.term,
         voters_to_lose: voters.saturating_sub(1) / 2,
+        feature_level: api.platform.read(|state| state.features.0),
         members: listed.into_iter().map(|(_, member)| member).collect(),
     })
 }

@@ -111,9 +111,17 @@ impl From<Rejection> for Refusal {
             Rejection::NodeRemoved(_) => {
                 Self::new(ErrorCode::Conflict, told).hint("empty its data directory and let it join anew")
             }
+            Rejection::TooNew { oldest, .. } => {
+                let refusal = Self::new(ErrorCode::Conflict, told);
+                match oldest {
+                    Some(node) => refusal.hint(format!("upgrade {node}, or start it without --feature-level")),
+                    None => refusal.hint("try again when a node has registered"),
+                }
+            }
             // Commands of the API never lead to these; a node's or the leader's do.
             Rejection::NotInvited(_)
             | Rejection::StaleEpoch { .. }
+            | Rejection::NodeTooOld { .. }
             | Rejection::NoRoom { .. }
             | Rejection::NoLabel { .. }
             | Rejection::InstanceExists(_)

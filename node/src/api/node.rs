@@ -39,6 +39,7 @@ pub(super) async fn nodes(State(api): State<Api>) -> Json<Vec<json::Node>> {
                     grant: body::write_resources(&node.grant),
                     labels: node.labels().clone(),
                     labels_set: node.labels_set().clone(),
+                    feature_level: node.spec.features.0,
                     instances: u32::try_from(instances).unwrap_or(u32::MAX),
                 }
             })

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use control_plane::codec;
-use control_plane::model::{NodeSpec, Resources};
+use control_plane::model::{FeatureLevel, NodeSpec, Resources};
 use control_plane::state::Command;
 use http::uri::PathAndQuery;
 use proto::v1;
@@ -90,6 +90,9 @@ impl Client {
                     .into_inner();
                 match reply.result {
                     Some(v1::propose_reply::Result::Applied(_)) => Ok(()),
+                    Some(v1::propose_reply::Result::Refused(_)) => {
+                        Err(Status::failed_precondition("it refuses to write"))
+                    }
                     Some(v1::propose_reply::Result::NotLeader(_)) | None => {
                         Err(Status::unavailable("it does not lead, or not any more"))
                     }
@@ -146,6 +149,11 @@ impl Client {
 /// Our command that comes closest to a put: it writes one row, of the same size.
 fn command(key: usize) -> v1::Command {
     let labels = BTreeMap::from([(VALUE_LABEL.to_owned(), "v".repeat(VALUE_BYTES))]);
-    let spec = NodeSpec { name: format!("node-{key}"), capacity: Resources::default(), labels };
+    let spec = NodeSpec {
+        name: format!("node-{key}"),
+        capacity: Resources::default(),
+        labels,
+        features: FeatureLevel::NEWEST,
+    };
     codec::encode_command(&Command::RegisterNode { node: range::row(key), spec })
 }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::model::{
-    Bytes, Concurrency, Constraints, Digest, Epoch, InstanceId, MilliCpu, Network, Node, NodeId, NodeSpec, Purpose,
-    Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling, Timestamp,
+    Bytes, Concurrency, Constraints, Digest, Epoch, FeatureLevel, InstanceId, MilliCpu, Network, Node, NodeId,
+    NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling, Timestamp,
 };
 use control_plane::state::{Function, Placement, Revision, RevisionStatus, State};
 use futures_util::StreamExt;
@@ -234,7 +234,12 @@ fn state() -> State {
     let mut state = State::default();
     state.functions.insert(revision().function, function);
     for node in [HOME, GUARDED, PLAIN] {
-        let spec = NodeSpec { name: node.to_string(), capacity: resources, labels: BTreeMap::new() };
+        let spec = NodeSpec {
+            name: node.to_string(),
+            capacity: resources,
+            labels: BTreeMap::new(),
+            features: FeatureLevel::NEWEST,
+        };
         state.nodes.insert(node, Node::new(spec, Epoch(1)));
     }
     let placement = Placement { revision: revision(), node: HOME, resources, purpose: Purpose::Demand, since: at };

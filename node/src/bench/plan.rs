@@ -7,8 +7,9 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use control_plane::model::{
-    Bytes, Concurrency, Constraints, Digest, FunctionName, FunctionSpec, MilliCpu, Network, NodeId, NodeSpec, Purpose,
-    Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling, Spread, Timestamp, ZONE_LABEL,
+    Bytes, Concurrency, Constraints, Digest, FeatureLevel, FunctionName, FunctionSpec, MilliCpu, Network, NodeId,
+    NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling, Spread, Timestamp,
+    ZONE_LABEL,
 };
 use control_plane::placement::{Ask, Planner};
 use control_plane::state::{Command, PLACE_MAX, Place, Reply, State};
@@ -231,7 +232,7 @@ pub(super) fn machine(number: u32) -> NodeSpec {
         pids: 100_000,
     };
     let labels = BTreeMap::from([(ZONE_LABEL.to_owned(), format!("rack-{}", number % ZONES))]);
-    NodeSpec { name: format!("node-{number}"), capacity, labels }
+    NodeSpec { name: format!("node-{number}"), capacity, labels, features: FeatureLevel::NEWEST }
 }
 
 /// Returns a cluster of nodes of two sizes in fifty zones that have something to do already.

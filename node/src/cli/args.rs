@@ -217,6 +217,9 @@ pub(super) struct Agent {
     /// Where other nodes reach this one, if not at the address it listens on: a host, or a host and a port.
     #[arg(long, value_name = "ADDR")]
     pub(super) advertise: Option<String>,
+    /// Say that this node reads no more of the log than this feature level, so that it can go back to a version that does not.
+    #[arg(long, value_name = "N")]
+    pub(super) feature_level: Option<u32>,
     #[command(flatten)]
     pub(super) listen: Listen,
 }

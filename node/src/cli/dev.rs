@@ -54,7 +54,7 @@ pub(super) async fn dev(target: &Target, arguments: Dev) -> Result<(), Failure> 
     // A build in the middle is given up with its request; the node takes away what it had made.
     let outcome = tokio::select! {
         () = signals.asked() => Ok(()),
-        reason = daemon.failed() => Err(Failure::new(format!("the node cannot go on: {reason}"))),
+        error = daemon.failed() => Err(Failure::of(&error).hint(error.hint())),
         () = serve => Ok(()),
     };
     drop(watcher);

@@ -26,6 +26,7 @@ pub(super) fn configure(target: &Target, listen: &Listen, settings: Settings<'_>
     let wrong = |error: crate::config::ConfigError| {
         let hint = match error {
             ConfigError::Unreadable { .. } => "--config names a file in TOML",
+            ConfigError::TooNew { .. } => "leave it out, or start a newer version",
             ConfigError::TooLong { .. }
             | ConfigError::File(_)
             | ConfigError::Override { .. }
@@ -85,6 +86,7 @@ pub(super) async fn agent(target: &Target, arguments: Agent) -> Result<(), Failu
     let zone = arguments.zone.map(|zone| format!("zone={zone}"));
     flags.extend(arguments.labels.into_iter().chain(zone).map(|label| ("labels", label)));
     flags.extend(arguments.advertise.map(|advertise| ("advertise", advertise)));
+    flags.extend(arguments.feature_level.map(|level| ("feature-level", level.to_string())));
     // A token without a cluster to join is passed over, so that it may stay in the environment.
     if let (Some(address), Some(token)) = (arguments.join, arguments.token) {
         flags.extend([("join.address", address), ("join.token", token)]);
@@ -97,8 +99,7 @@ pub(super) async fn agent(target: &Target, arguments: Agent) -> Result<(), Failu
     tracing::info!(gateway = %daemon.gateway_address(), api = %daemon.api_address(), "serving");
     let outcome = tokio::select! {
         () = signals.asked() => Ok(()),
-        reason = daemon.failed() => Err(Failure::new(format!("the node cannot go on: {reason}"))
-            .hint("its log tells more; nothing acknowledged is lost: start it again")),
+        error = daemon.failed() => Err(Failure::of(&error).hint(error.hint())),
     };
     daemon.stop(Leave::Running, signals.asked()).await;
     outcome

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use control_plane::model::{Digest, NodeId};
+use control_plane::model::{Digest, FeatureLevel, NodeId};
 use control_plane::state::{Command, NotInvited, Rejection, Reply};
 use futures_util::{Stream, StreamExt};
 use proto::v1;
@@ -43,7 +43,7 @@ pub(super) async fn serve(
 #[tonic::async_trait]
 impl Join for Admission {
     async fn enter(&self, request: Request<v1::EnterRequest>) -> Result<Response<v1::EnterReply>, Status> {
-        let v1::EnterRequest { secret, request } = request.into_inner();
+        let v1::EnterRequest { secret, request, features } = request.into_inner();
         let secret: Secret = secret.parse().map_err(|_| Status::invalid_argument("the secret is none"))?;
         let raft = self.0.raft()?;
         let (secret, digest) = (secret.hash(), digest_of_request(&request));
@@ -54,6 +54,11 @@ impl Join for Admission {
         });
         if is_hopeless {
             return Err(Status::permission_denied(Rejection::NotInvited(NotInvited::Unknown).to_string()));
+        }
+        let (level, cluster) = (FeatureLevel(features), raft.read(|state| state.features));
+        if level < cluster {
+            let told = format!("the machine reads feature level {level} of the log, the cluster has {cluster}");
+            return Err(Status::failed_precondition(told));
         }
         let node = match raft.propose(Command::Admit { secret, request: digest }).await {
             Ok(Reply::Admitted { node }) => node,

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use control_plane::model::{Digest, NodeId};
+use control_plane::model::{Digest, FeatureLevel, NodeId};
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use proto::v1;
@@ -63,6 +63,14 @@ pub enum EnterError {
         /// Its reason.
         reason: String,
     },
+    /// The cluster's log holds what this version cannot read.
+    #[error("{address} refuses: {reason}")]
+    TooOld {
+        /// Who was asked.
+        address: String,
+        /// Its reason.
+        reason: String,
+    },
     /// What it answers makes no sense, or cannot be kept.
     #[error(transparent)]
     Standing(#[from] StandingError),
@@ -77,6 +85,9 @@ impl EnterError {
             }
             Self::OtherCluster { .. } | Self::Refused { .. } => {
                 Some("`hearth token create` on a node of the cluster gives a new token".to_owned())
+            }
+            Self::TooOld { .. } => {
+                Some("let it join with the version that the cluster runs, without --feature-level".to_owned())
             }
             Self::Standing(error) => error.hint(),
         }
@@ -93,13 +104,21 @@ pub struct Entered {
 }
 
 /// Lets this machine be made a node by the cluster that `token` is for, a node of which is reached at `address`.
-pub async fn enter(folder: &Path, address: &str, token: &JoinToken, clock: &Clock) -> Result<Entered, EnterError> {
+///
+/// The machine reads `level` of the cluster's log.
+pub async fn enter(
+    folder: &Path,
+    address: &str,
+    token: &JoinToken,
+    level: FeatureLevel,
+    clock: &Clock,
+) -> Result<Entered, EnterError> {
     let deadline = Instant::now() + ENTER_MAX;
     // One request over all attempts: a cluster whose answer was lost knows the machine by it.
     let key = NewKey::random();
-    let request = key.request();
+    let asked = v1::EnterRequest { secret: token.secret().reveal(), request: key.request(), features: level.0 };
     loop {
-        match attempt(folder, address, token, (&key, &request), clock).await {
+        match attempt(folder, address, token, (&key, &asked), clock).await {
             Err(error @ EnterError::Unavailable { .. }) if Instant::now() + REST < deadline => {
                 tracing::info!(%error, "not let in yet");
                 sleep(REST).await;
@@ -113,12 +132,12 @@ async fn attempt(
     folder: &Path,
     address: &str,
     token: &JoinToken,
-    (key, asked): (&NewKey, &[u8]),
+    (key, asked): (&NewKey, &v1::EnterRequest),
     clock: &Clock,
 ) -> Result<Entered, EnterError> {
     let seen = Arc::new(Mutex::new(None));
     let mut client = JoinClient::new(channel(address, token.authority(), clock, Arc::clone(&seen)));
-    let mut request = Request::new(v1::EnterRequest { secret: token.secret().reveal(), request: asked.to_vec() });
+    let mut request = Request::new(asked.clone());
     request.set_timeout(ATTEMPT_MAX);
     let reply = timeout(ATTEMPT_MAX, client.enter(request)).await;
     let reply = reply.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer within {ATTEMPT_MAX:?}"))));
@@ -202,6 +221,7 @@ fn failed(address: &str, status: &Status) -> EnterError {
         cause = error.source();
     }
     match status.code() {
+        Code::FailedPrecondition => EnterError::TooOld { address, reason },
         Code::PermissionDenied | Code::InvalidArgument => EnterError::Refused { address, reason },
         _ => EnterError::Unavailable { address, reason },
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use control_plane::codec;
 use control_plane::controller::Beat;
 use control_plane::model::{Epoch, InstanceId, NodeId, NodeSpec};
-use control_plane::state::{Command, Reply};
+use control_plane::state::{Command, Rejection, Reply};
 use control_plane::supervisor::{Report, ReportEvent};
 use proto::v1;
 use tokio::sync::{mpsc, watch};
@@ -18,7 +18,7 @@ use super::standing::{Contact, StandingError};
 use super::{ASK_MAX, Cluster};
 use crate::agent::Phase;
 use crate::auth::{CERTIFICATE_LIFE, NewKey};
-use crate::raft::Raft;
+use crate::raft::{ProposeError, Raft};
 
 /// How often a node says that it is there.
 pub const BEAT_EVERY: Duration = Duration::from_millis(500);
@@ -51,13 +51,25 @@ pub struct Presence {
     /// Who leads, and in which term, to whom everything that is ready here was told.
     told: Option<(NodeId, u64)>,
     registered: watch::Sender<Option<Epoch>>,
+    /// Why this node is not registered, if it never will be.
+    refused: watch::Sender<Option<Rejection>>,
 }
 
 impl Presence {
     /// Makes the presence of a node that describes itself by `spec`.
     pub fn new(cluster: Cluster, raft: Raft, spec: NodeSpec, reports: mpsc::Receiver<Report>) -> Self {
-        let registered = watch::Sender::new(None);
-        Self { cluster, raft, spec, reports, untold: VecDeque::new(), leader: None, turn: 0, told: None, registered }
+        Self {
+            cluster,
+            raft,
+            spec,
+            reports,
+            untold: VecDeque::new(),
+            leader: None,
+            turn: 0,
+            told: None,
+            registered: watch::Sender::new(None),
+            refused: watch::Sender::new(None),
+        }
     }
 
     /// Returns a channel that tells in which epoch this process has registered, once it has.
@@ -65,7 +77,12 @@ impl Presence {
         self.registered.subscribe()
     }
 
-    /// Runs until `stop`.
+    /// Returns a channel that tells why this node is not registered, if it never will be as it is.
+    pub fn refused(&self) -> watch::Receiver<Option<Rejection>> {
+        self.refused.subscribe()
+    }
+
+    /// Runs until `stop`, or until the node is refused.
     pub async fn run(mut self, stop: CancellationToken) {
         let registering = register(self.cluster.clone(), self.raft.clone(), self.spec.clone(), self.registered.clone());
         let caring = care(self.cluster.clone(), self.raft.clone());
@@ -88,7 +105,9 @@ impl Presence {
         tokio::select! {
             () = stop.cancelled() => {}
             () = beating => {}
-            () = registering => {}
+            refused = registering => {
+                self.refused.send_replace(refused);
+            }
             () = caring => {}
         }
     }
@@ -185,8 +204,13 @@ fn of(event: &ReportEvent) -> InstanceId {
     }
 }
 
-/// Registers this node, and again whenever it was given up.
-async fn register(cluster: Cluster, raft: Raft, spec: NodeSpec, registered: watch::Sender<Option<Epoch>>) {
+/// Registers this node, and again whenever it was given up; ends with the reason if it never will be taken as it is.
+async fn register(
+    cluster: Cluster,
+    raft: Raft,
+    spec: NodeSpec,
+    registered: watch::Sender<Option<Epoch>>,
+) -> Option<Rejection> {
     let node = cluster.node();
     let mut changes = raft.changes();
     let mut attempts: u32 = 0;
@@ -204,7 +228,7 @@ async fn register(cluster: Cluster, raft: Raft, spec: NodeSpec, registered: watc
             }
             attempts = 0;
             if changes.changed().await.is_err() {
-                return;
+                return None;
             }
             continue;
         }
@@ -218,6 +242,7 @@ async fn register(cluster: Cluster, raft: Raft, spec: NodeSpec, registered: watc
                 registered.send_replace(Some(epoch));
                 continue;
             }
+            Err(ProposeError::Rejected(rejection @ Rejection::NodeTooOld { .. })) => return Some(rejection),
             Ok(reply) => tracing::error!(?reply, "registering was answered with something else"),
             Err(error) if attempts.is_multiple_of(TELL_EVERY) => {
                 tracing::warn!(%error, "not registered yet: waiting for a leader");

@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use control_plane::model::FeatureLevel;
 use serde::{Deserialize, Serialize};
 
 pub use quantity::{Period, QuantityError, Size};
@@ -45,6 +46,8 @@ pub struct Config {
     pub advertise: String,
     /// Facts that placement may require, beside `arch`.
     pub labels: BTreeMap<String, String>,
+    /// What the node says that it can read from the log; less than the build can lets it go back to an older one.
+    pub feature_level: u32,
     /// The cluster to join; an empty data directory founds one otherwise.
     pub join: Join,
     /// Which port is what.
@@ -180,6 +183,7 @@ impl Default for Config {
             advertise: String::new(),
             join: Join::default(),
             labels: BTreeMap::new(),
+            feature_level: FeatureLevel::NEWEST.0,
             ports: Ports::default(),
             sandbox: Sandbox::default(),
             egress: Egress::default(),
@@ -277,6 +281,12 @@ pub enum ConfigError {
         value: String,
         /// Which values there may be.
         limits: &'static str,
+    },
+    /// The node cannot say that it reads what it does not.
+    #[error("feature-level is {given}, this version reads at most {}", FeatureLevel::NEWEST)]
+    TooNew {
+        /// What it is to say.
+        given: u32,
     },
 }
 
@@ -402,6 +412,9 @@ impl Config {
         }
         if self.join.address.is_empty() != self.join.token.is_empty() {
             return refuse("join", &"half given", "join.address and join.token, or neither");
+        }
+        if self.feature_level > FeatureLevel::NEWEST.0 {
+            return Err(ConfigError::TooNew { given: self.feature_level });
         }
         if !(1..=64).contains(&self.sandbox.spawners) {
             return refuse("sandbox.spawners", &self.sandbox.spawners, "1 to 64");
@@ -559,7 +572,7 @@ mod tests {
                 hearth-agent.toml:1:2: there is no key entirely
                   |
                 1 | [entirely]
-                  |  ^^^^^^^^ the keys are advertise, bind, build, data-dir, egress, gateway, join, labels, log, logs, name, ports, run-dir, sandbox"#]],
+                  |  ^^^^^^^^ the keys are advertise, bind, build, data-dir, egress, feature-level, gateway, join, labels, log, logs, name, ports, run-dir, sandbox"#]],
         );
     }
 
@@ -600,6 +613,7 @@ mod tests {
             expect!["egress.subnet is 10.1.2.0/28, it is a range of more addresses than sandbox.pool has sandboxes"],
         );
         check("[ports]\napi = 8080\n", expect!["ports.api is 8080, it is another port than ports.gateway"]);
+        check("feature-level = 99\n", expect!["feature-level is 99, this version reads at most 1"]);
         let mut layers = Layers::new();
         let told = layers.environment([("HEARTH_PORTS_API".to_owned(), "high".to_owned())]).unwrap_err().to_string();
         expect![[r#"HEARTH_PORTS_API: "high" is no whole number"#]].assert_eq(&told);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
-use control_plane::model::{ARCH_LABEL, Bytes, MilliCpu, NodeSpec, Resources};
+use control_plane::model::{ARCH_LABEL, Bytes, FeatureLevel, MilliCpu, NodeSpec, Resources};
 
 use crate::config::Config;
 use crate::data_dir::DataDir;
@@ -39,7 +39,7 @@ pub(super) fn describe(config: &Config, data_dir: &DataDir) -> io::Result<NodeSp
         disk: Bytes(memory.saturating_mul(DISK_OVERCOMMIT)),
         pids: PIDS,
     };
-    Ok(NodeSpec { name, capacity, labels })
+    Ok(NodeSpec { name, capacity, labels, features: FeatureLevel(config.feature_level) })
 }
 
 /// Returns the machine's memory in bytes.

@@ -249,7 +249,7 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
-    use control_plane::model::{NodeSpec, Resources};
+    use control_plane::model::{FeatureLevel, NodeSpec, Resources};
     use control_plane::state::Command;
     use expect_test::expect;
 
@@ -265,8 +265,12 @@ mod tests {
         let mut known = Known::default();
         let mut all = String::new();
         let register = |node: u32| {
-            let spec =
-                NodeSpec { name: format!("host-{node}"), capacity: Resources::default(), labels: BTreeMap::new() };
+            let spec = NodeSpec {
+                name: format!("host-{node}"),
+                capacity: Resources::default(),
+                labels: BTreeMap::new(),
+                features: FeatureLevel::NEWEST,
+            };
             Command::RegisterNode { node: NodeId(node), spec }
         };
         let dead = |state: &State| Command::DeclareDead { node: NodeId(2), epoch: state.nodes[&NodeId(2)].epoch };

@@ -5,6 +5,7 @@
 //! ```
 
 mod capacity;
+mod failed;
 mod history;
 mod image_failure;
 mod image_work;
@@ -21,8 +22,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_plane::model::Epoch;
+use control_plane::model::{Epoch, FeatureLevel};
 use control_plane::raft::Timing;
+use control_plane::state::Rejection;
 use proto::json::{Event, EventKind};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
@@ -47,6 +49,7 @@ use crate::sandbox::{self, Sandboxes};
 use crate::telemetry::logs::{self, LogStore};
 use crate::telemetry::{EventLog, Metrics};
 
+pub use self::failed::Failed;
 use self::observer::Counter;
 use self::platform::Local;
 use self::readiness::Readiness;
@@ -92,6 +95,7 @@ pub struct Daemon {
     gateway: JoinHandle<()>,
     api: Server,
     readiness: Readiness,
+    refused: watch::Receiver<Option<Rejection>>,
     /// Ends the gateway, then everything that decides.
     stop_gateway: CancellationToken,
     stop: CancellationToken,
@@ -145,7 +149,7 @@ impl Daemon {
         let spec = capacity::describe(&config, &data_dir).map_err(StartError::Capacity)?;
         let name = spec.name.clone();
         let presence = Presence::new(cluster.clone(), raft.clone(), spec, reports);
-        let registered = presence.registered();
+        let (registered, refused) = (presence.registered(), presence.refused());
         tokio::spawn(presence.run(stop.clone()));
         let means = Means {
             node,
@@ -251,6 +255,7 @@ impl Daemon {
             gateway: serving,
             api,
             readiness,
+            refused,
             stop_gateway,
             stop,
             _data_dir: data_dir,
@@ -278,8 +283,18 @@ impl Daemon {
     }
 
     /// Waits for an error after which the process must end; there may never be one.
-    pub async fn failed(&self) -> String {
-        self.raft.failed().await
+    pub async fn failed(&self) -> Failed {
+        let mut refused = self.refused.clone();
+        let refusal = async move {
+            match refused.wait_for(Option::is_some).await.ok().and_then(|refused| refused.clone()) {
+                Some(rejection) => rejection,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            reason = self.raft.failed() => Failed::Consensus(reason),
+            rejection = refusal => Failed::Refused(rejection),
+        }
     }
 
     /// Finishes the calls in flight, then stops everything in reverse of its start; once `hurry` ends, calls are cut off.
@@ -330,7 +345,8 @@ async fn stand(config: &Config, folder: &Path, clock: &Clock) -> Result<(Standin
         return Ok((standing, None));
     }
     let token: JoinToken = config.join.token.parse()?;
-    let Entered { standing, seen } = cluster::enter(folder, &config.join.address, &token, clock).await?;
+    let level = FeatureLevel(config.feature_level);
+    let Entered { standing, seen } = cluster::enter(folder, &config.join.address, &token, level, clock).await?;
     tracing::info!(node = %standing.peer().node, cluster = %standing.peer().cluster, "joined");
     Ok((standing, seen))
 }

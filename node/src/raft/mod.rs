@@ -188,7 +188,7 @@ impl Raft {
     pub fn routes(&self) -> Routes {
         service::routes(
             Replica::new(self.0.core.clone()),
-            service::Leader::new(self.0.core.clone(), self.0.clock.clone()),
+            service::Leader::new(self.0.core.clone(), self.0.view.clone(), self.0.clock.clone()),
         )
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use control_plane::codec;
 use control_plane::model::{Epoch, NodeId};
-use control_plane::raft::Proposal;
+use control_plane::raft::{Proposal, write};
 use control_plane::state::{Command, Rejection, Reply, Ticket};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
@@ -106,8 +106,8 @@ impl Raft {
 
     async fn propose_once(&self, command: &Command, ticket: Option<Ticket>) -> Result<Attempt<Reply>, ProposeError> {
         let proposal = Proposal { at: self.0.clock.now(), command: command.clone(), ticket };
-        let forward = match self.0.core.client_write(proposal).await {
-            Ok(written) => return done(written.data),
+        let forward = match write(&self.0.core, &self.0.view, proposal).await {
+            Ok(written) => return done(written?.data),
             // openraft says this only of what it did not append.
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => forward,
             // Another leader's log took the place of the entry, or holds it too.
@@ -149,6 +149,9 @@ impl Raft {
         };
         match reply.result.ok_or_else(|| lost("it says nothing".to_owned()))? {
             Wire::NotLeader(other) => Ok(Attempt::Held(format!("{address} does not lead, node {} may", other.leader))),
+            Wire::Refused(rejection) => {
+                Err(codec::decode_rejection(rejection).map_err(|error| lost(error.to_string()))?.into())
+            }
             Wire::Applied(applied) => {
                 let answer = applied.answer.map(codec::decode_answer).transpose();
                 let answer = answer.map_err(|error| lost(error.to_string()))?;
@@ -161,8 +164,9 @@ impl Raft {
     /// Proposes a command if this node leads, and not through anybody else: what only a leader may want.
     pub async fn propose_as_leader(&self, command: Command) -> Result<Reply, ProposeError> {
         let proposal = Proposal { at: self.0.clock.now(), command, ticket: None };
-        match timeout(PROPOSE_MAX, self.0.core.client_write(proposal)).await.map_err(|_| ProposeError::Timeout)? {
-            Ok(written) => match done(written.data)? {
+        let writing = write(&self.0.core, &self.0.view, proposal);
+        match timeout(PROPOSE_MAX, writing).await.map_err(|_| ProposeError::Timeout)? {
+            Ok(written) => match done(written?.data)? {
                 Attempt::Done(reply) => Ok(reply),
                 Attempt::Held(reason) => Err(ProposeError::Unavailable(reason)),
             },

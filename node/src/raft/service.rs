@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 
 use control_plane::codec;
-use control_plane::raft::{AnswerError, Disk, Proposal, Replica, TransportError};
+use control_plane::raft::{AnswerError, Disk, Proposal, Replica, TransportError, View, write};
 use futures_util::{Stream, StreamExt};
 use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::impls::TokioRuntime;
@@ -59,12 +59,13 @@ impl<D: Disk> Service for Answering<D> {
 /// Does what only a leader does, for peers that do not lead.
 pub(super) struct Leader {
     core: Core,
+    view: View,
     clock: Clock,
 }
 
 impl Leader {
-    pub(super) fn new(core: Core, clock: Clock) -> Self {
-        Self { core, clock }
+    pub(super) fn new(core: Core, view: View, clock: Clock) -> Self {
+        Self { core, view, clock }
     }
 }
 
@@ -76,8 +77,9 @@ impl Cluster for Leader {
         let command = command.ok_or_else(|| Status::invalid_argument("there is no command"))?;
         let command = codec::decode_command(command).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let proposal = Proposal { at: self.clock.now(), command, ticket: ticket.map(codec::decode_ticket) };
-        let result = match self.core.client_write(proposal).await {
-            Ok(written) => Wire::Applied(Applied {
+        let result = match write(&self.core, &self.view, proposal).await {
+            Ok(Err(rejection)) => Wire::Refused(codec::encode_rejection(&rejection)),
+            Ok(Ok(written)) => Wire::Applied(Applied {
                 index: written.log_id.index,
                 answer: written.data.as_ref().map(codec::encode_answer),
             }),

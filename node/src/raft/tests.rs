@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use control_plane::model::{Bytes, Digest, Epoch, MilliCpu, NodeSpec, Resources, Timestamp};
+use control_plane::model::{Bytes, Digest, Epoch, FeatureLevel, MilliCpu, NodeSpec, Resources, Timestamp};
 use control_plane::state::{Command, Rejection, Reply};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn register(node: u32) -> Command {
     let capacity = Resources { cpu: MilliCpu(1000), memory: Bytes(1 << 30), disk: Bytes(1 << 30), pids: 100 };
-    let spec = NodeSpec { name: format!("node-{node}"), capacity, labels: BTreeMap::new() };
+    let spec =
+        NodeSpec { name: format!("node-{node}"), capacity, labels: BTreeMap::new(), features: FeatureLevel::NEWEST };
     Command::RegisterNode { node: NodeId(node), spec }
 }
 

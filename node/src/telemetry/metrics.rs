@@ -293,7 +293,7 @@ fn resident_bytes() -> Option<i64> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use control_plane::model::{Epoch, Node, NodeId, NodeSpec, Resources};
+    use control_plane::model::{Epoch, FeatureLevel, Node, NodeId, NodeSpec, Resources};
     use control_plane::state::State;
 
     use super::*;
@@ -308,7 +308,12 @@ mod tests {
         metrics.invocation_done(&function, "answered", Duration::from_millis(9), Some(&start));
         metrics.instances(InstancePhase::Ready, 2);
         let mut state = State::default();
-        let spec = NodeSpec { name: "a".to_owned(), capacity: Resources::default(), labels: BTreeMap::new() };
+        let spec = NodeSpec {
+            name: "a".to_owned(),
+            capacity: Resources::default(),
+            labels: BTreeMap::new(),
+            features: FeatureLevel::NEWEST,
+        };
         let mut node = Node::new(spec, Epoch(2));
         (node.is_draining, node.is_dead) = (true, true);
         state.nodes.insert(NodeId(1), node);

@@ -17,6 +17,9 @@ pub struct Cluster {
     pub term: u64,
     /// How many voters may be lost before nothing can be decided any more.
     pub voters_to_lose: u32,
+    /// What every node that has registered can read from the log: what needs more is refused.
+    #[serde(default)]
+    pub feature_level: u32,
     /// Everybody who belongs to it, in order of id.
     pub members: Vec<Member>,
 }

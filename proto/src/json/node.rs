@@ -29,6 +29,9 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     /// Those of them that operators have set: they stand above what the node's own configuration says.
     pub labels_set: BTreeMap<String, String>,
+    /// What it can read from the log.
+    #[serde(default)]
+    pub feature_level: u32,
     /// How many instances are placed on it.
     pub instances: u32,
 }

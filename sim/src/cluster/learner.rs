@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use control_plane::model::{Bytes, MilliCpu, Resources};
+use control_plane::model::{Bytes, FeatureLevel, MilliCpu, Resources};
 use openraft::async_runtime::WatchReceiver;
 
 use super::{Machine, World};
@@ -22,7 +22,8 @@ fn a_learner_gets_one_heartbeat_in_ten_and_a_voter_every_one() {
     let replicas = raft::Swarm { founders: 1, ..raft::Swarm::calm(6) };
     let mut world = World::new(1, replicas, Swarm::calm(), Oracle::default(), false);
     let capacity = Resources { cpu: MilliCpu(1_000), memory: Bytes::mebi(512), disk: Bytes(1 << 40), pids: 1 << 20 };
-    let machines: Vec<Machine> = (0..6).map(|_| Machine { capacity, zone: String::new() }).collect();
+    let machines: Vec<Machine> =
+        (0..6).map(|_| Machine { capacity, zone: String::new(), features: FeatureLevel::NEWEST }).collect();
     assert!(world.form(&machines), "nothing goes wrong");
     world.run_until(world.now() + ALONE);
     let leader = world.replicas().agreed_leader().expect("nothing has gone wrong");

@@ -74,7 +74,9 @@ impl World {
         if let Some(id) = newcomer.filter(|_| !is_replaced) {
             self.losses.replaced += 1;
             self.oracle().count("machines replaced");
-            let machine = Machine { capacity: capacity(&mut self.rng), zone: String::new() };
+            // As long as the cluster has some older nodes it may be one of them.
+            let features = state.features;
+            let machine = Machine { capacity: capacity(&mut self.rng), zone: String::new(), features };
             self.switch_on(id, &machine);
         }
         let is_time = self.losses.asked_at.is_none_or(|asked| asked + ASK_AGAIN <= self.now);

@@ -54,7 +54,7 @@ const REST_MAX: Duration = Duration::from_secs(30);
 const ANSWER_MAX: Duration = Duration::from_secs(8);
 
 /// Rare paths that many seeds together must reach, by the names of their counts.
-pub const RARE: [&str; 20] = [
+pub const RARE: [&str; 23] = [
     "asked of a peer",
     "hops",
     "lost with a peer",
@@ -75,6 +75,9 @@ pub const RARE: [&str; 20] = [
     "faults",
     "machines lost",
     "machines replaced",
+    "refused as too new",
+    "labels",
+    "nodes upgraded",
 ];
 
 /// What happened to one cluster.

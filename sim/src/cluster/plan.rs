@@ -1,9 +1,9 @@
 //! What happens to a cluster: how it is formed, and what operators, callers and bad luck do to it, drawn from its seed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use control_plane::model::{Bytes, Digest, MilliCpu, NodeId, Resources, Timestamp};
+use control_plane::model::{Bytes, Digest, FeatureLevel, MilliCpu, NodeId, Resources, Timestamp};
 use control_plane::state::Command;
 
 use super::FOUNDER;
@@ -27,6 +27,12 @@ pub(super) const SECRET: [u8; 32] = [7; 32];
 /// How many machines may show it.
 const LET_IN_MAX: u32 = 200;
 
+/// How many of a thousand clusters begin with an older version.
+const OLD_PERMILLE: u32 = 300;
+
+/// How many labels are set where nodes of older versions are.
+const LABELS: usize = 6;
+
 /// Draws the cluster of a seed, and its machines.
 pub(super) fn world(seed: u64, oracle: Oracle, is_told: bool) -> (World, Vec<Machine>) {
     let mut rng = Rng::stream(seed, "cluster swarm");
@@ -45,7 +51,15 @@ pub(super) fn world(seed: u64, oracle: Oracle, is_told: bool) -> (World, Vec<Mac
     if is_told {
         oracle.facts().journal.lines = Some(vec![format!("{nodes} nodes, {raft:?}, {swarm:?}")]);
     }
-    let machines = (0..nodes).map(|_| Machine { capacity: capacity(&mut rng), zone: String::new() }).collect();
+    let mut levels = Rng::stream(seed, "levels");
+    // Whoever founds a cluster says which version it begins with; nobody joins it with an older one.
+    let is_old = levels.chance(OLD_PERMILLE);
+    let machine = |number: u32| {
+        let is_older = is_old && (number == 0 || levels.chance(500));
+        let features = if is_older { FeatureLevel(0) } else { FeatureLevel::NEWEST };
+        Machine { capacity: capacity(&mut rng), zone: String::new(), features }
+    };
+    let machines = (0..nodes).map(machine).collect();
     (World::new(seed, raft, swarm, oracle, is_told), machines)
 }
 
@@ -80,12 +94,27 @@ pub(super) fn begin(world: &mut World, seed: u64, end: Timestamp) {
         let wait = Duration::from_millis(rng.between(100, 10_000));
         world.lose_later(wait, *rng.pick(&nodes));
     }
+    label(world, &mut Rng::stream(seed, "labels"), end);
     if rng.chance(400) {
         let (node, by) = (*rng.pick(&nodes), *rng.pick(&nodes));
         let at = rng.moment(world.now, end);
         let until = at + Duration::from_millis(rng.between(100, 6_000));
         world.at(at, by, Event::Operate(Command::Drain { node, is_draining: true }));
         world.at(until, by, Event::Operate(Command::Drain { node, is_draining: false }));
+    }
+}
+
+/// Lets operators set labels where not every node may be able to read that.
+fn label(world: &mut World, rng: &mut Rng, end: Timestamp) {
+    if world.nodes.values().all(|node| node.features == FeatureLevel::NEWEST) {
+        return;
+    }
+    let nodes: Vec<NodeId> = world.nodes.keys().copied().collect();
+    for _ in 0..LABELS {
+        let (node, by) = (*rng.pick(&nodes), *rng.pick(&nodes));
+        let set = BTreeMap::from([("disk".to_owned(), rng.between(1, 9).to_string())]);
+        let at = rng.moment(world.now, end);
+        world.at(at, by, Event::Operate(Command::Label { node, set, unset: BTreeSet::new() }));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::time::Duration;
 
-use control_plane::raft::{Answer, Proposal};
+use control_plane::raft::{self, Answer, Proposal};
 use control_plane::state::{Command, Rejection, Reply, Ticket};
 use futures_util::future::{Either, select};
 use openraft::async_runtime::WatchReceiver;
@@ -32,6 +32,8 @@ pub(super) type Outcome = Option<Result<Reply, Rejection>>;
 enum Attempt {
     /// It is applied, and what came of it; the index is that of its entry.
     Applied(u64, Answer),
+    /// It does not get into the log.
+    Refused(Rejection),
     /// Nothing was done; perhaps this node leads.
     Held(Option<u64>),
     /// Nobody knows.
@@ -56,6 +58,7 @@ pub(super) async fn propose(replicas: Cluster, node: u64, session: Session, comm
                     replicas.oracle().acknowledged(index, ticket, answer.as_ref());
                     return answer;
                 }
+                Attempt::Refused(rejection) => return Some(Err(rejection)),
                 Attempt::Held(_) => replicas.oracle().count("proposals held"),
                 Attempt::Unknown if ticket.is_some() => replicas.oracle().count("proposals sent again"),
                 Attempt::Unknown => return None,
@@ -95,16 +98,21 @@ pub(super) async fn propose_as_leader(replicas: Cluster, node: u64, command: Com
             replicas.oracle().acknowledged(index, None, answer.as_ref());
             answer
         }
+        Ok(Attempt::Refused(rejection)) => Some(Err(rejection)),
         Ok(Attempt::Held(_) | Attempt::Unknown) | Err(_) => None,
     }
 }
 
-/// Writes a command into the log of a node that leads.
+/// Writes a command into the log of a node that leads, if every node can read it.
 async fn write(replicas: &Cluster, node: u64, command: Command, ticket: Option<Ticket>) -> Attempt {
-    let Some(core) = replicas.core(node) else { return Attempt::Held(None) };
+    let (Some(core), Some(view)) = (replicas.core(node), replicas.view(node)) else { return Attempt::Held(None) };
     let proposal = Proposal { at: replicas.time(node), command, ticket };
-    match core.client_write(proposal).await {
-        Ok(written) => Attempt::Applied(written.log_id.index, written.data),
+    match raft::write(&core, &view, proposal).await {
+        Ok(Err(rejection)) => {
+            replicas.oracle().count("refused as too new");
+            Attempt::Refused(rejection)
+        }
+        Ok(Ok(written)) => Attempt::Applied(written.log_id.index, written.data),
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => Attempt::Held(forward.leader_id),
         Err(_) => Attempt::Unknown,
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_plane::model::{Digest, InstanceId, NodeId, Resources, RevisionId, Timestamp};
+use control_plane::model::{Digest, FeatureLevel, InstanceId, NodeId, Resources, RevisionId, Timestamp};
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 
@@ -21,6 +21,9 @@ use crate::raft::{Cluster, Crash, Host, Oracle, time_at, true_time};
 use crate::rng::Rng;
 use crate::swarm::Swarm;
 
+/// How many of a thousand nodes of an older version come back with a newer one.
+const UPGRADED_PERMILLE: u32 = 800;
+
 /// What a node stands on.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
@@ -28,6 +31,8 @@ pub(crate) struct Machine {
     pub(crate) capacity: Resources,
     /// Where it stands; empty where that has no name.
     pub(crate) zone: String,
+    /// What its version reads of the log.
+    pub(crate) features: FeatureLevel,
 }
 
 /// A cluster: the replicas and what stands on them.
@@ -52,6 +57,8 @@ pub(crate) struct World {
     pub(super) natures: BTreeMap<Digest, Nature>,
     pub(super) swarm: Swarm,
     pub(super) rng: Rng,
+    /// Draws which nodes come back with a newer version.
+    upgrades: Rng,
     is_told: bool,
     /// What nodes have told, in order; present while a story is played.
     lines: Option<Vec<(NodeId, Vec<Line>)>>,
@@ -102,6 +109,7 @@ impl World {
             natures: BTreeMap::new(),
             swarm,
             rng: Rng::stream(seed, "world"),
+            upgrades: Rng::stream(seed, "upgrades"),
             is_told,
             lines: None,
         };
@@ -193,6 +201,7 @@ impl World {
         let rng = Rng::stream(self.seed, &format!("node {}", id.0));
         let footing = Footing::Member(Member::default());
         let mut node = Node::new(id, rng, self.now, machine.capacity, self.swarm.clone(), footing, self.is_told);
+        node.features = machine.features;
         node.natures = self.natures.clone();
         node.proved = self.proved.clone();
         if !machine.zone.is_empty() {
@@ -201,6 +210,7 @@ impl World {
         // Calls of different nodes have different numbers.
         node.traffic.last = u128::from(id.0) << 64;
         self.nodes.insert(id, node);
+        self.oracle().reads(u64::from(id.0), machine.features);
         if id != NodeId(1) {
             self.replicas.add(u64::from(id.0));
         }
@@ -245,8 +255,12 @@ impl World {
     fn step(&mut self, id: NodeId) {
         let now = self.now;
         let Some(node) = self.nodes.get_mut(&id) else { return self.alarms.set(id, None) };
+        let before = node.features;
         node.run_until(now);
-        let outgoing = node.take_outgoing();
+        let (outgoing, features) = (node.take_outgoing(), node.features);
+        if features != before {
+            self.oracle().reads(u64::from(id.0), features);
+        }
         self.hear_journal(id);
         self.carry_out(id, outgoing);
         self.arm(id);
@@ -331,6 +345,11 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.now = now;
         node.fall(crash == Crash::Process);
+        let is_upgraded = node.features < FeatureLevel::NEWEST && self.upgrades.chance(UPGRADED_PERMILLE);
+        if is_upgraded {
+            node.upgrade();
+            self.oracle().reads(u64::from(id.0), FeatureLevel::NEWEST);
+        }
         self.hear_journal(id);
         self.end_connections(id, crash == Crash::Process);
         self.arm(id);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use control_plane::codec;
-use control_plane::model::{Epoch, NodeId, Timestamp};
+use control_plane::model::{Epoch, FeatureLevel, NodeId, Timestamp};
 use control_plane::raft::{Record, RecordKind, View};
 use control_plane::state::{ANSWERS_MAX, Command, Rejection, Reply, State, Ticket, violations};
 use prost::Message;
@@ -49,6 +49,8 @@ pub(crate) struct Facts {
     pub(crate) journal: Journal,
     pub(crate) history: History,
     replicas: BTreeMap<u64, Replica>,
+    /// What nodes read of the log that do not read all of it.
+    reads: BTreeMap<u64, FeatureLevel>,
     /// Every leader that there was, by term and node.
     leaders: BTreeSet<(u64, u64)>,
     /// The hash of each entry that was ever appended, by index and leader.
@@ -89,6 +91,15 @@ impl Oracle {
 
     pub(crate) fn tell(&self, text: impl FnOnce() -> String) {
         self.facts().journal.tell(text);
+    }
+
+    /// A node reads this much of the log from here on.
+    pub(crate) fn reads(&self, node: u64, level: FeatureLevel) {
+        let mut facts = self.facts();
+        facts.reads.remove(&node);
+        if level < FeatureLevel::NEWEST {
+            facts.reads.insert(node, level);
+        }
     }
 
     /// A node comes back with these records.
@@ -229,6 +240,7 @@ fn counted(command: &Command) -> Option<&'static str> {
         Command::Adopt { .. } => Some("adoptions"),
         Command::Promote { .. } => Some("promotions"),
         Command::PlaceMany { .. } => Some("placements"),
+        Command::Label { .. } => Some("labels"),
         _ => None,
     }
 }
@@ -240,6 +252,7 @@ impl Facts {
             RecordKind::Entry => {
                 log.split_off(&record.index);
                 log.insert(record.index, record.payload.clone());
+                self.check_readable(node, &record.payload);
                 let id = v1::LogEntry::decode(&record.payload[..]).ok().and_then(|entry| entry.id);
                 let Some(id) = id else { return self.journal.blame(&format!("{node} wrote an entry without id")) };
                 let now = hash(&record.payload);
@@ -338,6 +351,22 @@ impl Facts {
                     self.journal.blame(&violation);
                 }
             }
+        }
+    }
+
+    /// No registered node is given what it cannot read, whether it comes to be applied or not.
+    fn check_readable(&mut self, node: u64, entry: &[u8]) {
+        let Some(level) = self.reads.get(&node).copied() else { return };
+        // Whoever has not registered is refused when it does.
+        if !self.state.nodes.keys().any(|id| u64::from(id.0) == node) {
+            return;
+        }
+        let payload = v1::LogEntry::decode(entry).ok().and_then(|entry| entry.payload);
+        let Some(Payload::Entry(bytes)) = payload else { return };
+        let Ok((_, _, command)) = codec::decode_entry(&bytes) else { return };
+        let needed = command.needs();
+        if needed > level {
+            self.journal.blame(&format!("{node} is given an entry of feature level {needed} and reads {level}"));
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::pending;
 use std::time::Duration;
 
-use control_plane::model::{NodeId, NodeSpec, Resources};
+use control_plane::model::{FeatureLevel, NodeId, NodeSpec, Resources};
 use control_plane::raft::Proposal;
 use control_plane::state::{Command, Reply};
 use openraft::ServerState;
@@ -141,7 +141,12 @@ async fn serve(cluster: &Cluster, node: u64, request: Request) -> Outcome {
 
 async fn write(cluster: &Cluster, node: u64, key: u32, name: String) -> Outcome {
     let Some(core) = cluster.core(node) else { return Outcome::Unknown };
-    let spec = NodeSpec { name: name.clone(), capacity: Resources::default(), labels: BTreeMap::new() };
+    let spec = NodeSpec {
+        name: name.clone(),
+        capacity: Resources::default(),
+        labels: BTreeMap::new(),
+        features: FeatureLevel::NEWEST,
+    };
     let at = cluster.time(node);
     let proposal = Proposal { at, command: Command::RegisterNode { node: NodeId(key), spec }, ticket: None };
     match core.client_write(proposal).await {

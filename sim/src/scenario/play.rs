@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use control_plane::model::{
-    AppName, Bytes, FunctionSpec, MilliCpu, NodeId, Purpose, Resources, RevisionId, Scaling, Timestamp,
+    AppName, Bytes, FeatureLevel, FunctionSpec, MilliCpu, NodeId, Purpose, Resources, RevisionId, Scaling, Timestamp,
 };
 use control_plane::state::Command;
 use serde::Serialize;
@@ -216,7 +216,7 @@ impl Player<'_> {
         let zones = self.scenario.zones.iter();
         let each =
             zones.flat_map(|(zone, count)| std::iter::repeat_n(zone.clone(), usize::try_from(*count).unwrap_or(0)));
-        each.map(|zone| Machine { capacity, zone }).collect()
+        each.map(|zone| Machine { capacity, zone, features: FeatureLevel::NEWEST }).collect()
     }
 
     /// Deploys every function; returns whether all are live, with their minimums, in time.

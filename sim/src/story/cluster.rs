@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use control_plane::model::{Bytes, MilliCpu, NodeId, Resources, RevisionId, Timestamp};
+use control_plane::model::{Bytes, FeatureLevel, MilliCpu, NodeId, Resources, RevisionId, Timestamp};
 use control_plane::state::Command;
 
 use super::parse::{Action, Fault, Target};
@@ -43,7 +43,8 @@ impl Player {
         // Whatever happens from here on, its nodes go with it.
         let mut player = Self { world, oracle, start: Timestamp::default(), images: 0, shown: Vec::new() };
         let capacity = Resources { cpu: MilliCpu(64_000), memory, disk: Bytes(1 << 40), pids: 1 << 20 };
-        let machines: Vec<Machine> = (0..nodes).map(|_| Machine { capacity, zone: String::new() }).collect();
+        let machines: Vec<Machine> =
+            (0..nodes).map(|_| Machine { capacity, zone: String::new(), features: FeatureLevel::NEWEST }).collect();
         if !player.world.form(&machines) {
             return Err("the cluster does not form".to_owned());
         }

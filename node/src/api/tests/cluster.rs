@@ -1,6 +1,9 @@
 //! Who belongs to the cluster, tokens that let machines in, nodes on their way out, and what reads promise.
 
-use control_plane::model::{Digest, NodeId};
+use std::collections::BTreeMap;
+
+use control_plane::model::{Digest, FeatureLevel, NodeId, Timestamp};
+use control_plane::state::State;
 use serde_json::json;
 
 use super::*;
@@ -142,6 +145,38 @@ async fn a_node_is_wanted_to_vote_unless_it_cannot() {
     let (status, error) = promote("gamma").await.error();
     assert_eq!((status, error.error.as_str()), (409, "node-3 is dead"));
     assert!(error.hint.is_some());
+}
+
+#[tokio::test]
+async fn what_an_older_node_cannot_read_is_refused_with_its_name() {
+    let fixture = Fixture::new().await;
+    fixture.deployed(&[samples::function_spec()]).await;
+    let level = || async {
+        let (cluster, nodes) =
+            (fixture.call("GET", "/v1/cluster", "").await, fixture.call("GET", "/v1/nodes", "").await);
+        (cluster.json()["feature_level"].clone(), nodes.json()[0]["feature_level"].clone())
+    };
+    assert_eq!(level().await, (1.into(), 1.into()));
+    {
+        let mut state = fixture.fake.state.lock().unwrap();
+        let mut spec = state.nodes[&NodeId(1)].spec.clone();
+        spec.features = FeatureLevel(0);
+        *state = State { features: FeatureLevel(0), nodes: BTreeMap::new(), ..state.clone() };
+        state.apply(Timestamp::from_millis(1), Command::RegisterNode { node: NodeId(1), spec }).unwrap();
+    }
+    assert_eq!(level().await, (0.into(), 0.into()));
+    let label = json!({"set": {"disk": "ssd"}}).to_string();
+    let (status, error) = fixture.call("PUT", "/v1/nodes/alpha/labels", label).await.error();
+    assert_eq!((status, error.code), (409, ErrorCode::Conflict));
+    assert_eq!(error.error, "that needs feature level 1, the cluster has 0: node-1 reads no more than 0");
+    assert_eq!(error.hint.as_deref(), Some("upgrade node-1, or start it without --feature-level"));
+
+    // What changes is spelled out, so that the node reads it.
+    assert_eq!(fixture.call("PUT", "/v1/functions/resize/scale", r#"{"min": 2}"#).await.status, 200);
+    let function = fixture.call("GET", "/v1/functions/resize", "").await.json();
+    assert_eq!(function["scaling"], json!({"min": 2, "max": 20, "idle_max_ms": 3_600_000}));
+    assert_eq!(fixture.call("PUT", "/v1/functions/resize/scale", r#"{"max": 1}"#).await.error().0, 400);
+    assert_eq!(fixture.call("PUT", "/v1/functions/none/scale", r#"{"max": 1}"#).await.error().0, 404);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use control_plane::model::{
-    Bytes, Digest, Epoch, MilliCpu, NodeId, NodeSpec, Resources, RevisionId, RevisionNumber, Timestamp,
+    Bytes, Digest, Epoch, FeatureLevel, MilliCpu, NodeId, NodeSpec, Resources, RevisionId, RevisionNumber, Timestamp,
 };
 use control_plane::state::State;
 use futures_util::FutureExt;
@@ -55,7 +55,12 @@ impl Fake {
             refuse: Mutex::default(),
         };
         let capacity = Resources { cpu: MilliCpu(4000), memory: Bytes::mebi(4096), ..Resources::default() };
-        let spec = NodeSpec { name: "alpha".into(), capacity, labels: [("zone".into(), "a".into())].into() };
+        let spec = NodeSpec {
+            name: "alpha".into(),
+            capacity,
+            labels: [("zone".into(), "a".into())].into(),
+            features: FeatureLevel::NEWEST,
+        };
         this.apply(Command::RegisterNode { node: NodeId(1), spec }).unwrap();
         Arc::new(this)
     }

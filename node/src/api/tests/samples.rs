@@ -142,6 +142,7 @@ pub(super) fn node() -> Node {
         grant: resources(),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
         labels_set: [("zone".to_owned(), "a".to_owned())].into(),
+        feature_level: 1,
         instances: 2,
     }
 }
@@ -173,6 +174,7 @@ pub(super) fn cluster() -> Cluster {
         leader: Some("node-1".into()),
         term: 3,
         voters_to_lose: 1,
+        feature_level: 1,
         members: vec![member],
     }
 }

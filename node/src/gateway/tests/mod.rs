@@ -16,8 +16,8 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use control_plane::dispatch::DeclineReason;
 use control_plane::model::{
-    self, Concurrency, Constraints, Digest, Epoch, InstanceFailure, InstanceId, MilliCpu, Network, NodeId, NodeSpec,
-    Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling, Timestamp,
+    self, Concurrency, Constraints, Digest, Epoch, FeatureLevel, InstanceFailure, InstanceId, MilliCpu, Network,
+    NodeId, NodeSpec, Purpose, Resources, RevisionId, RevisionNumber, RevisionSpec, Runtime, Scaling, Timestamp,
 };
 use control_plane::state::{Function, Placement, Revision, RevisionStatus, State};
 use http::{Request, Response};
@@ -84,7 +84,12 @@ fn state(nodes: &[(u32, u64, u32)]) -> State {
     }
     for (id, grant, instances) in nodes {
         let node = NodeId(*id);
-        let spec = NodeSpec { name: node.to_string(), capacity: memory(10_000), labels: BTreeMap::new() };
+        let spec = NodeSpec {
+            name: node.to_string(),
+            capacity: memory(10_000),
+            labels: BTreeMap::new(),
+            features: FeatureLevel::NEWEST,
+        };
         let mut known = model::Node::new(spec, Epoch(1));
         known.grant = memory(*grant);
         state.nodes.insert(node, known);

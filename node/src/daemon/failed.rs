@@ -1,0 +1,29 @@
+//! Why a daemon that runs cannot go on, and what to do about it.
+
+use control_plane::state::Rejection;
+
+/// Why a daemon that runs cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// The consensus has stopped: the disk has failed, or what is on it.
+    #[error("the node cannot go on: {0}")]
+    Consensus(String),
+    /// The cluster does not take the node, and never will as it is.
+    #[error("the cluster does not take this node: {0}")]
+    Refused(Rejection),
+}
+
+impl Failed {
+    /// Returns what to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Refused(Rejection::NodeTooOld { node, cluster, .. }) => format!(
+                "start a version that reads feature level {cluster}, without a --feature-level below it, or take the node out: \
+                 `hearth cluster remove {node}`"
+            ),
+            Self::Consensus(_) | Self::Refused(_) => {
+                "its log tells more; nothing acknowledged is lost: start it again".to_owned()
+            }
+        }
+    }
+}
