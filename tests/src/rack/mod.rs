@@ -6,6 +6,8 @@
 //!                              │                                    ├─ 10.X.Y.2  host 2
 //! ```
 
+mod cable;
+
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -89,43 +91,6 @@ impl Rack {
         let rack = Self { name, subnet, hosts: (0..hosts).map(host).collect(), client, _floor: floor };
         rack.wire();
         rack
-    }
-
-    fn wire(&self) {
-        let switch = self.switch();
-        ip(&["netns", "add", &switch]);
-        ip(&["-n", &switch, "link", "add", "br0", "type", "bridge"]);
-        ip(&["-n", &switch, "link", "set", "br0", "up"]);
-        let plug = |port: &str| {
-            ip(&["-n", &switch, "link", "set", port, "master", "br0"]);
-            ip(&["-n", &switch, "link", "set", port, "up"]);
-        };
-        let own = self.own_link();
-        ip(&["link", "add", &own, "type", "veth", "peer", "name", "p0", "netns", &switch]);
-        ip(&["addr", "add", &format!("{}.254/24", self.subnet), "dev", &own]);
-        ip(&["link", "set", &own, "up"]);
-        plug("p0");
-        for host in 1..=self.hosts.len() {
-            let (netns, port) = (self.netns(host), port(host));
-            ip(&["netns", "add", &netns]);
-            ip(&["-n", &netns, "link", "add", "eth0", "type", "veth", "peer", "name", &port, "netns", &switch]);
-            ip(&["-n", &netns, "addr", "add", &format!("{}/24", self.address(host)), "dev", "eth0"]);
-            ip(&["-n", &netns, "link", "set", "eth0", "up"]);
-            ip(&["-n", &netns, "link", "set", "lo", "up"]);
-            plug(&port);
-        }
-    }
-
-    fn switch(&self) -> String {
-        format!("{}sw", self.name)
-    }
-
-    fn own_link(&self) -> String {
-        format!("{}r", self.name)
-    }
-
-    fn netns(&self, host: usize) -> String {
-        format!("{}h{host}", self.name)
     }
 
     /// Returns the address of a host.
@@ -246,26 +211,6 @@ impl Rack {
         let pid = self.pid(host).to_string();
         let status = Command::new("kill").args([&format!("-{name}"), &pid]).status();
         assert!(status.expect("kill is there").success(), "the agent of host {host} could not be signalled");
-    }
-
-    /// Pulls the cable of a host.
-    pub fn cut(&self, host: usize) {
-        ip(&["-n", &self.switch(), "link", "set", &port(host), "down"]);
-    }
-
-    /// Plugs the cable of a host in again.
-    pub fn mend(&self, host: usize) {
-        ip(&["-n", &self.switch(), "link", "set", &port(host), "up"]);
-    }
-
-    /// Loses everything that one host sends to another; what comes back arrives.
-    pub fn mute(&self, from: usize, to: usize) {
-        ip(&["-n", &self.netns(from), "route", "add", "blackhole", &format!("{}/32", self.address(to))]);
-    }
-
-    /// Takes [`Rack::mute`] back.
-    pub fn unmute(&self, from: usize, to: usize) {
-        ip(&["-n", &self.netns(from), "route", "del", "blackhole", &format!("{}/32", self.address(to))]);
     }
 
     /// Takes everything away that a host whose agent does not run has kept.
@@ -422,11 +367,7 @@ impl Drop for Rack {
                 std::thread::sleep(Duration::from_millis(20)); // between two looks
             }
         }
-        for host in 1..=self.hosts.len() {
-            try_ip(&["netns", "del", &self.netns(host)]);
-        }
-        try_ip(&["link", "del", &self.own_link()]);
-        try_ip(&["netns", "del", &self.switch()]);
+        self.unwire();
     }
 }
 
@@ -435,11 +376,7 @@ impl Rack {
     fn empty(&mut self) {
         let was_founded: Vec<usize> = (1..=self.hosts.len()).filter(|host| self.data_dir(*host).exists()).collect();
         for host in &was_founded {
-            try_ip(&["-n", &self.switch(), "link", "set", &port(*host), "up"]);
-            for other in 1..=self.hosts.len() {
-                let _ =
-                    silent("ip", &["-n", &self.netns(*host), "route", "del", &format!("{}/32", self.address(other))]);
-            }
+            self.mend_all(*host);
             match &self.host(*host).agent {
                 Some(agent) => drop(silent("kill", &["-CONT", &agent.id().to_string()])),
                 None => self.launch(*host, &[]),
@@ -469,17 +406,4 @@ fn silent(program: &str, arguments: &[&str]) -> bool {
     let mut command = Command::new(program);
     let command = command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
-}
-
-/// Returns the name of the bridge's port of a host.
-fn port(host: usize) -> String {
-    format!("p{host}")
-}
-
-fn ip(arguments: &[&str]) {
-    assert!(try_ip(arguments), "ip {arguments:?} failed");
-}
-
-fn try_ip(arguments: &[&str]) -> bool {
-    Command::new("ip").args(arguments).status().is_ok_and(|status| status.success())
 }
