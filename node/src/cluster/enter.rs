@@ -21,7 +21,7 @@ use tonic::{Code, Request, Status};
 use tower::service_fn;
 
 use super::standing::{Contact, Standing, StandingError};
-use crate::auth::{self, JoinToken, NewKey, join_client};
+use crate::auth::{IdentityError, JoinToken, NewKey, join_client};
 use crate::clock::Clock;
 
 /// How long a machine tries to be let in.
@@ -93,13 +93,20 @@ pub struct Entered {
 }
 
 /// Lets this machine be made a node by the cluster that `token` is for, a node of which is reached at `address`.
-pub async fn enter(folder: &Path, address: &str, token: &JoinToken, clock: &Clock) -> Result<Entered, EnterError> {
+///
+/// What it issues itself once it votes is good for `life`.
+pub async fn enter(
+    (folder, life): (&Path, Duration),
+    address: &str,
+    token: &JoinToken,
+    clock: &Clock,
+) -> Result<Entered, EnterError> {
     let deadline = Instant::now() + ENTER_MAX;
     // One request over all attempts: a cluster whose answer was lost knows the machine by it.
     let key = NewKey::random();
     let request = key.request();
     loop {
-        match attempt(folder, address, token, (&key, &request), clock).await {
+        match attempt((folder, life), address, token, (&key, &request), clock).await {
             Err(error @ EnterError::Unavailable { .. }) if Instant::now() + REST < deadline => {
                 tracing::info!(%error, "not let in yet");
                 sleep(REST).await;
@@ -110,7 +117,7 @@ pub async fn enter(folder: &Path, address: &str, token: &JoinToken, clock: &Cloc
 }
 
 async fn attempt(
-    folder: &Path,
+    (folder, life): (&Path, Duration),
     address: &str,
     token: &JoinToken,
     (key, asked): (&NewKey, &[u8]),
@@ -132,7 +139,7 @@ async fn attempt(
     );
     let contacts = reply.contacts.into_iter();
     let contacts = contacts.map(|known| Contact { node: NodeId(known.node), address: known.address }).collect();
-    let standing = Standing::joined(folder, identity.map_err(StandingError::from)?, contacts)?;
+    let standing = Standing::joined(folder, life, identity.map_err(StandingError::from)?, contacts)?;
     let seen = *seen.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(Entered { standing, seen })
 }
@@ -142,11 +149,11 @@ async fn attempt(
 /// Asks every node it knew, and returns the certificate's own error when none gives it one.
 pub async fn return_if_ended(standing: &mut Standing, clock: &Clock) -> Result<(), StandingError> {
     let Err(error) = standing.identity.check_time(clock.now()) else { return Ok(()) };
-    let auth::IdentityError::Expired { .. } = &error else { return Err(error.into()) };
+    let IdentityError::Expired { .. } = &error else { return Err(error.into()) };
     if let Some(authority) = standing.authority.clone() {
         let key = NewKey::random();
         let now = clock.now();
-        let certificate = authority.issue(&key.request(), standing.peer().node, now, auth::CERTIFICATE_LIFE)?;
+        let certificate = authority.issue(&key.request(), standing.peer().node, now, standing.life)?;
         let identity = key.accept(&certificate, authority.certificate(), authority.digest(), now)?;
         return standing.renew(identity);
     }

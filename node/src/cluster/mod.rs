@@ -38,7 +38,7 @@ pub use self::standing::{Contact, FOUNDER, Standing, StandingError};
 pub use self::suspects::Suspects;
 
 use crate::agent::Instances;
-use crate::auth::{PeerId, PeerTls, Protocol};
+use crate::auth::{Authority, PeerId, PeerTls, Protocol};
 use crate::clock::Clock;
 use crate::gateway::{Dial, Dialing, PeerIo, Traffic};
 use crate::image::{ImagePeer, ImagePeers, Store};
@@ -187,6 +187,12 @@ impl Cluster {
 
     fn standing(&self) -> MutexGuard<'_, Standing> {
         self.0.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns what this node issues certificates with, if it does, and how long they are good for.
+    fn issuing(&self) -> (Option<Arc<Authority>>, Duration) {
+        let standing = self.standing();
+        (standing.authority.clone(), standing.life)
     }
 
     fn addresses(&self) -> MutexGuard<'_, BTreeMap<NodeId, String>> {

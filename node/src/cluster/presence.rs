@@ -17,7 +17,7 @@ use super::service::REPORTS_MAX;
 use super::standing::{Contact, StandingError};
 use super::{ASK_MAX, Cluster};
 use crate::agent::Phase;
-use crate::auth::{CERTIFICATE_LIFE, NewKey};
+use crate::auth::NewKey;
 use crate::raft::Raft;
 
 /// How often a node says that it is there.
@@ -262,14 +262,14 @@ async fn care(cluster: Cluster, raft: Raft) {
 
 async fn renew(cluster: &Cluster, raft: &Raft) -> Result<(), String> {
     let key = NewKey::random();
-    let (authority, pin) = {
+    let (authority, pin, life) = {
         let standing = cluster.standing();
-        (standing.authority.clone(), standing.identity.authority())
+        (standing.authority.clone(), standing.identity.authority(), standing.life)
     };
     let now = cluster.0.clock.now();
     let (certificate, root) = match authority {
         Some(authority) => {
-            let issued = authority.issue(&key.request(), cluster.node(), now, CERTIFICATE_LIFE);
+            let issued = authority.issue(&key.request(), cluster.node(), now, life);
             (issued.map_err(|error| error.to_string())?, authority.certificate().clone())
         }
         None => {

@@ -1,8 +1,14 @@
 //! Which values a configuration may have.
 
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
-use super::{Config, ConfigError, Size};
+use super::{Config, ConfigError, Period, Size};
+
+/// How long certificates may be good for: a renewal takes seconds, and one that was stolen is good to its end.
+const CERTIFICATE_LIVES: RangeInclusive<Period> =
+    Period(Duration::from_secs(10))..=Period(Duration::from_secs(90 * 86_400));
 
 impl Config {
     /// Returns an error where a value is outside of its limits, or does not fit another.
@@ -17,6 +23,9 @@ impl Config {
         }
         if self.join.address.is_empty() != self.join.token.is_empty() {
             return refuse("join", &"half given", "join.address and join.token, or neither");
+        }
+        if !CERTIFICATE_LIVES.contains(&self.peers.certificate_life) {
+            return refuse("peers.certificate-life", &self.peers.certificate_life, "10s to 90d");
         }
         if !(1..=64).contains(&self.sandbox.spawners) {
             return refuse("sandbox.spawners", &self.sandbox.spawners, "1 to 64");

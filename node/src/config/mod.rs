@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use quantity::{Period, QuantityError, Size};
 pub use span::{caret, nearest};
 
+use crate::auth::CERTIFICATE_LIFE;
 use crate::data_dir::{DATA_DIR_DEFAULT, RUN_ROOT_DEFAULT};
 use crate::net::Subnet;
 use crate::telemetry::Format;
@@ -50,6 +51,8 @@ pub struct Config {
     pub join: Join,
     /// Which port is what.
     pub ports: Ports,
+    /// How nodes know each other.
+    pub peers: Peers,
     /// Sandboxes.
     pub sandbox: Sandbox,
     /// How functions reach out that may.
@@ -74,6 +77,14 @@ pub struct Ports {
     pub api: u16,
     /// Other nodes.
     pub peers: u16,
+}
+
+/// How nodes know each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Peers {
+    /// How long the certificates are good for that this node issues; 10 s to 90 days.
+    pub certificate_life: Period,
 }
 
 /// Which cluster a node joins when its data directory is empty; otherwise it is passed over.
@@ -182,6 +193,7 @@ impl Default for Config {
             join: Join::default(),
             labels: BTreeMap::new(),
             ports: Ports::default(),
+            peers: Peers::default(),
             sandbox: Sandbox::default(),
             egress: Egress::default(),
             build: Build::default(),
@@ -195,6 +207,12 @@ impl Default for Config {
 impl Default for Ports {
     fn default() -> Self {
         Self { gateway: 8080, api: 8090, peers: 8100 }
+    }
+}
+
+impl Default for Peers {
+    fn default() -> Self {
+        Self { certificate_life: Period(CERTIFICATE_LIFE) }
     }
 }
 
@@ -514,7 +532,7 @@ mod tests {
                 hearth-agent.toml:1:2: there is no key entirely
                   |
                 1 | [entirely]
-                  |  ^^^^^^^^ the keys are advertise, bind, build, data-dir, egress, gateway, join, labels, log, logs, name, ports, run-dir, sandbox"#]],
+                  |  ^^^^^^^^ the keys are advertise, bind, build, data-dir, egress, gateway, join, labels, log, logs, name, peers, ports, run-dir, sandbox"#]],
         );
     }
 
@@ -555,6 +573,12 @@ mod tests {
             expect!["egress.subnet is 10.1.2.0/28, it is a range of more addresses than sandbox.pool has sandboxes"],
         );
         check("[ports]\napi = 8080\n", expect!["ports.api is 8080, it is another port than ports.gateway"]);
+        for (life, told) in [
+            ("9s", expect!["peers.certificate-life is 9s, it is 10s to 90d"]),
+            ("91d", expect!["peers.certificate-life is 91d, it is 10s to 90d"]),
+        ] {
+            check(&format!("[peers]\ncertificate-life = \"{life}\"\n"), told);
+        }
         let mut layers = Layers::new();
         let told = layers.environment([("HEARTH_PORTS_API".to_owned(), "high".to_owned())]).unwrap_err().to_string();
         expect![[r#"HEARTH_PORTS_API: "high" is no whole number"#]].assert_eq(&told);
