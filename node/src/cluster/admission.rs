@@ -79,8 +79,11 @@ impl Join for Admission {
         let (ended, now) = (CertificateDer::from(ended), self.0.0.clock.now());
         let issued = authority.issue_again(&request, &ended, now, life).map_err(|error| refused(&error))?;
         let (node, certificate) = issued;
+        // Without a majority, as while a whole cluster starts again, what is known here counts for a node and not against it.
+        let is_current = raft.catch_up().await.is_ok();
         if !raft.read(|state| state.is_member(node)) {
-            return Err(Status::permission_denied(format!("{node} is not a member")));
+            let told = format!("{node} is not a member");
+            return Err(if is_current { Status::permission_denied(told) } else { Status::unavailable(told) });
         }
         tracing::info!(%node, "a node came back whose certificate had ended");
         let authority = authority.certificate().to_vec();

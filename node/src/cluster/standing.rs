@@ -64,6 +64,14 @@ pub enum StandingError {
     /// The authority issues no certificate.
     #[error(transparent)]
     Issue(#[from] IssueError),
+    /// The cluster gives this node no certificate in the place of one that has ended.
+    #[error("{address} gives this node no other certificate in the place of the one that has ended: {reason}")]
+    Refused {
+        /// Who was asked.
+        address: String,
+        /// Its reason.
+        reason: String,
+    },
 }
 
 impl StandingError {
@@ -82,6 +90,10 @@ impl StandingError {
             Self::Authority(error) => error.hint(),
             Self::Issue(IssueError::Ended) => Some("the cluster must be founded anew".to_owned()),
             Self::Issue(_) => None,
+            Self::Refused { .. } => Some(
+                "a node that was removed comes back as another one: empty its data directory and join with a new token"
+                    .to_owned(),
+            ),
         }
     }
 }
