@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use control_plane::controller::Beat;
-use control_plane::model::{Digest, NodeId};
+use control_plane::model::{Digest, NodeId, Timestamp};
 use proto::v1::peers_client::PeersClient;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -129,6 +129,11 @@ impl Cluster {
     /// Returns the digest of the certificate of the cluster's authority.
     pub fn authority(&self) -> Digest {
         self.standing().identity.authority()
+    }
+
+    /// Returns when the certificate ends that this node shows.
+    pub fn certificate_end(&self) -> Timestamp {
+        self.standing().identity.not_after()
     }
 
     /// Returns what connects to other nodes.
