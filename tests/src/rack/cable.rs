@@ -1,4 +1,4 @@
-//! The network of a rack: a bridge, a cable to each host, and hands that cut and silence.
+//! The network of a rack: a bridge, a cable to each host, and hands that cut, silence and move.
 
 use std::process::Command;
 
@@ -59,6 +59,15 @@ impl Rack {
         for other in 1..=self.hosts.len() {
             let _ = silent("ip", &["-n", &self.netns(host), "route", "del", &format!("{}/32", self.address(other))]);
         }
+    }
+
+    /// Gives a host whose agent does not run another address, which ends in `place`: more than there are hosts, and below 254.
+    pub fn relocate(&mut self, host: usize, place: usize) {
+        assert!(self.host(host).agent.is_none(), "host {host} runs");
+        let netns = self.netns(host);
+        ip(&["-n", &netns, "addr", "del", &format!("{}/24", self.address(host)), "dev", "eth0"]);
+        self.host_mut(host).place = place;
+        ip(&["-n", &netns, "addr", "add", &format!("{}/24", self.address(host)), "dev", "eth0"]);
     }
 
     /// Pulls the cable of a host.

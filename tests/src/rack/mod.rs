@@ -49,6 +49,8 @@ pub struct Rack {
     /// The first three parts of every address.
     subnet: String,
     hosts: Vec<Host>,
+    /// What every agent finds in its environment.
+    environment: Vec<(String, String)>,
     client: ureq::Agent,
     _floor: MutexGuard<'static, ()>,
 }
@@ -56,6 +58,8 @@ pub struct Rack {
 /// A host and the agent on it.
 #[derive(Debug)]
 struct Host {
+    /// The last part of its address.
+    place: usize,
     /// What the data directory lies on, where it has a disk of its own.
     disk: Option<Disk>,
     data: TempDir,
@@ -87,15 +91,29 @@ impl Rack {
             .build()
             .new_agent();
         let empty = || tempfile::Builder::new().prefix("hearth-host-").tempdir().expect("a directory can be made");
-        let host = |_| Host { disk: None, data: empty(), agent: None };
-        let rack = Self { name, subnet, hosts: (0..hosts).map(host).collect(), client, _floor: floor };
+        let host = |place| Host { place, disk: None, data: empty(), agent: None };
+        let hosts = (1..=hosts).map(host).collect();
+        let rack = Self { name, subnet, hosts, environment: Vec::new(), client, _floor: floor };
         rack.wire();
         rack
     }
 
+    /// Gives every agent that is started from here on a variable.
+    #[must_use]
+    pub fn with_environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Returns the address of a host.
     pub fn address(&self, host: usize) -> String {
-        format!("{}.{host}", self.subnet)
+        format!("{}.{}", self.subnet, self.host(host).place)
+    }
+
+    /// Returns which host is reached at an address with a port.
+    fn host_at(&self, address: &str) -> Option<usize> {
+        let host = address.rsplit_once(':')?.0;
+        (1..=self.hosts.len()).find(|number| self.address(*number) == host)
     }
 
     /// Founds a cluster on the first host and lets all others join it; returns how long that took.
@@ -138,6 +156,7 @@ impl Rack {
             .arg("--data-dir")
             .arg(self.data_dir(host))
             .env("NO_COLOR", "1")
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor can be duplicated"))
             .stderr(log)
@@ -195,6 +214,14 @@ impl Rack {
         let mut agent = self.host_mut(host).agent.take().expect("the agent runs");
         let ended = eventually("the agent ends", STOP_MAX, || agent.try_wait().expect("the child can be waited for"));
         assert!(ended.success(), "the agent of host {host} ended with {ended}\n{}", self.log(host));
+    }
+
+    /// Waits until the agent of a host has failed, and returns everything that it said.
+    pub fn until_failed(&mut self, host: usize) -> String {
+        let mut agent = self.host_mut(host).agent.take().expect("the agent runs");
+        let ended = eventually("the agent ends", READY_MAX, || agent.try_wait().expect("the child can be waited for"));
+        assert!(!ended.success(), "the agent of host {host} did not fail\n{}", self.log(host));
+        self.log(host)
     }
 
     /// Stops the agent of a host as if the machine hung; it knows nothing of it.
@@ -270,7 +297,7 @@ impl Rack {
         let reply = self.operate(host, "GET", "/v1/cluster", b"").ok()?;
         let cluster: Value = serde_json::from_str(&reply.body).ok()?;
         let leader = cluster["members"].as_array()?.iter().find(|member| member["is_leader"] == true)?;
-        leader["address"].as_str()?.split(':').next()?.rsplit('.').next()?.parse().ok()
+        self.host_at(leader["address"].as_str()?)
     }
 
     /// Waits until a host that is one of `among` leads, as all of those know.
