@@ -325,7 +325,7 @@ fn a_host_that_is_drained_goes_on_answering() {
 }
 
 /// Returns the instances of the function on a host, as `asked` lists them; a host that died a moment ago has none.
-fn instances(rack: &Rack, asked: usize, host: usize) -> Vec<String> {
+pub(crate) fn instances(rack: &Rack, asked: usize, host: usize) -> Vec<String> {
     let list = |what: &str| -> Vec<serde_json::Value> {
         serde_json::from_str(&rack.succeed(asked, &["get", what, "--stale", "-o", "json"]))
             .expect("the CLI prints JSON")

@@ -9,6 +9,7 @@ mod errors;
 mod examples;
 mod image;
 mod members;
+mod moves;
 mod network;
 mod operator;
 mod power;
@@ -30,7 +31,7 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let is_root = tests::is_root();
-    let racks = [cluster::TESTS, members::TESTS, network::TESTS, power::TESTS, upgrade::TESTS].concat();
+    let racks = [cluster::TESTS, members::TESTS, moves::TESTS, network::TESTS, power::TESTS, upgrade::TESTS].concat();
     let others = [
         backup::TESTS,
         bench::TESTS,

@@ -1,7 +1,5 @@
 //! A cluster of mixed versions: what an older node cannot read waits for it, and goes on once it is upgraded.
 
-use std::time::Duration;
-
 use tests::{Rack, eventually, repository};
 
 use crate::Test;
@@ -13,9 +11,6 @@ pub(crate) const TESTS: &[Test] =
 
 /// How a node says that it is older than it is.
 const OLDER: [&str; 2] = ["--feature-level", "0"];
-
-/// How long an agent that is refused may take to end.
-const END_MAX: Duration = Duration::from_secs(20);
 
 /// Three hosts form a cluster once, the first of them as an older version; a fourth wants to join.
 fn an_older_node_holds_back_what_it_cannot_read() {
@@ -81,20 +76,20 @@ fn rises(rack: &mut Rack) {
 fn stays(rack: &mut Rack, token: &str) {
     rack.stop(1);
     rack.launch(1, &OLDER);
-    assert_eq!(rack.until_ended(1, END_MAX), Some(1));
+    assert_eq!(rack.until_ended(1), Some(1));
     let log = rack.log(1);
     assert!(log.contains("node-1 reads feature level 0 of the log, the cluster has 1"), "{log}");
     assert!(log.contains("hint: start a version that reads feature level 1"), "{log}");
 
     let contact = format!("{}:8100", rack.address(2));
     rack.launch(4, &[&["--join", &contact, "--token", token], &OLDER[..]].concat());
-    assert_eq!(rack.until_ended(4, END_MAX), Some(1));
+    assert_eq!(rack.until_ended(4), Some(1));
     let log = rack.log(4);
     assert!(log.contains("the machine reads feature level 0 of the log, the cluster has 1"), "{log}");
     assert_eq!(rack.cluster(2)["members"].as_array().map(Vec::len), Some(3), "it left nothing behind");
 
     rack.launch(4, &["--feature-level", "99"]);
-    assert_eq!(rack.until_ended(4, END_MAX), Some(2));
+    assert_eq!(rack.until_ended(4), Some(2));
     assert!(rack.log(4).contains("feature-level is 99, this version reads at most 1"), "{}", rack.log(4));
     rack.start(1, &[]);
 }

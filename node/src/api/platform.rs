@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use control_plane::model::{AppName, Digest, FunctionName, NodeId, RevisionNumber};
+use control_plane::model::{AppName, Digest, FunctionName, NodeId, RevisionNumber, Timestamp};
 use control_plane::state::{Command, Rejection, Reply, State};
 use futures_util::future::BoxFuture;
 use proto::json;
@@ -145,6 +145,8 @@ pub struct Standing {
     pub cluster: ClusterId,
     /// The digest of its authority's certificate, which join tokens carry.
     pub authority: Digest,
+    /// When the certificate ends that this node shows to others.
+    pub certificate_end: Timestamp,
     /// Where this node is reached by others.
     pub address: String,
     /// The election in which the leader was chosen.

@@ -17,7 +17,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::authority::key_pair;
+use super::authority::{CLOCK_DIFFERENCE_MAX, key_pair};
 use super::certificate::{AuthorityCertificate, CertificateError, NodeCertificate, check_signed, digest_of, written};
 use super::key_file::{KeyFile, KeyFileError};
 use super::peer::PeerId;
@@ -277,17 +277,20 @@ impl fmt::Debug for Identity {
 /// Returns when two thirds of a certificate's life are over, or up to a fifteenth of the life before that.
 ///
 /// Nodes that joined together would else renew together. Consecutive numbers are spread evenly by the golden ratio,
-/// where a hash would let some of a few nodes fall together.
+/// where a hash would let some of a few nodes fall together. What lies before the issue is no part of the life: it is there
+/// for clocks that differ, and of a short life it would be the most.
 fn renew_at(not_before: Timestamp, not_after: Timestamp, node: NodeId) -> Timestamp {
     const GOLDEN_RATIO: u32 = 0x9e37_79b9;
-    let life = not_after.since(not_before);
+    let issued = not_before + CLOCK_DIFFERENCE_MAX;
+    let life = not_after.since(issued);
     let fraction = f64::from(node.0.wrapping_mul(GOLDEN_RATIO)) / (f64::from(u32::MAX) + 1.0);
-    not_before + (life * 2 / 3).saturating_sub((life / 15).mul_f64(fraction))
+    issued + (life * 2 / 3).saturating_sub((life / 15).mul_f64(fraction))
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::time::Duration;
 
     use super::super::test_cluster::TestCluster;
     use super::super::{CERTIFICATE_LIFE, CLOCK_DIFFERENCE_MAX};
@@ -419,13 +422,26 @@ mod tests {
     #[test]
     fn renewals_come_at_two_thirds_and_do_not_come_together() {
         let hours = |hours: u64| Timestamp::from_millis(hours * 3_600_000);
-        let at: Vec<u64> = (1..=10).map(|node| renew_at(hours(30), hours(60), NodeId(node)).as_millis()).collect();
+        let begins = Timestamp::from_millis(hours(30).as_millis() - 300_000);
+        let at: Vec<u64> = (1..=10).map(|node| renew_at(begins, hours(60), NodeId(node)).as_millis()).collect();
         let (first, last) = (at.iter().min().unwrap(), at.iter().max().unwrap());
         assert!(hours(48).as_millis() < *first && *last <= hours(50).as_millis(), "{at:?}");
         // Ten nodes share two hours: each has five minutes for itself at least.
         let mut sorted = at.clone();
         sorted.sort_unstable();
         assert!(sorted.windows(2).all(|pair| pair[1] - pair[0] >= 300_000), "{sorted:?}");
-        assert_eq!(renew_at(hours(30), hours(60), NodeId(7)).as_millis(), at[6]);
+        assert_eq!(renew_at(begins, hours(60), NodeId(7)).as_millis(), at[6]);
+    }
+
+    #[test]
+    fn however_short_a_life_is_it_is_renewed_within_it() {
+        let cluster = TestCluster::found();
+        let key = NewKey::random();
+        let life = Duration::from_secs(15);
+        let certificate = cluster.authority.issue(&key.request(), NodeId(3), cluster.now(), life).unwrap();
+        let authority = &cluster.authority;
+        let identity = key.accept(&certificate, authority.certificate(), authority.digest(), cluster.now()).unwrap();
+        let waited = identity.renew_at().since(cluster.now());
+        assert!(Duration::from_secs(9) <= waited && waited <= Duration::from_secs(10), "{waited:?}");
     }
 }

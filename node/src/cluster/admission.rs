@@ -15,7 +15,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use super::{ASK_MAX, Cluster, ENTER_MAX};
-use crate::auth::{CERTIFICATE_LIFE, IssueError, Secret};
+use crate::auth::{IssueError, Secret};
 use crate::peering::PeerStream;
 use crate::raft::{ProposeError, Raft};
 
@@ -79,13 +79,16 @@ impl Join for Admission {
     async fn r#return(&self, request: Request<v1::ReturnRequest>) -> Result<Response<v1::CertificateReply>, Status> {
         let v1::ReturnRequest { request, ended } = request.into_inner();
         let raft = self.0.raft()?;
-        let authority = self.0.standing().authority.clone();
+        let (authority, life) = self.0.issuing();
         let authority = authority.ok_or_else(|| Status::unavailable("this node does not hold the authority"))?;
         let (ended, now) = (CertificateDer::from(ended), self.0.0.clock.now());
-        let issued = authority.issue_again(&request, &ended, now, CERTIFICATE_LIFE).map_err(|error| refused(&error))?;
+        let issued = authority.issue_again(&request, &ended, now, life).map_err(|error| refused(&error))?;
         let (node, certificate) = issued;
+        // Without a majority, as while a whole cluster starts again, what is known here counts for a node and not against it.
+        let is_current = raft.catch_up().await.is_ok();
         if !raft.read(|state| state.is_member(node)) {
-            return Err(Status::permission_denied(format!("{node} is not a member")));
+            let told = format!("{node} is not a member");
+            return Err(if is_current { Status::permission_denied(told) } else { Status::unavailable(told) });
         }
         tracing::info!(%node, "a node came back whose certificate had ended");
         let authority = authority.certificate().to_vec();
@@ -124,8 +127,8 @@ impl Cluster {
 
     /// Issues a certificate to a node, if this one holds the authority.
     pub(super) fn issue_here(&self, request: &[u8], node: NodeId) -> Result<Option<v1::CertificateReply>, Status> {
-        let Some(authority) = self.standing().authority.clone() else { return Ok(None) };
-        let issued = authority.issue(request, node, self.0.clock.now(), CERTIFICATE_LIFE);
+        let (Some(authority), life) = self.issuing() else { return Ok(None) };
+        let issued = authority.issue(request, node, self.0.clock.now(), life);
         let certificate = issued.map_err(|error| refused(&error))?.to_vec();
         Ok(Some(v1::CertificateReply { certificate, authority: authority.certificate().to_vec() }))
     }

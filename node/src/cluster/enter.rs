@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use control_plane::model::{Digest, FeatureLevel, NodeId};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use proto::v1;
@@ -21,7 +23,7 @@ use tonic::{Code, Request, Status};
 use tower::service_fn;
 
 use super::standing::{Contact, Standing, StandingError};
-use crate::auth::{self, JoinToken, NewKey, join_client};
+use crate::auth::{Identity, IdentityError, JoinToken, NewKey, join_client};
 use crate::clock::Clock;
 
 /// How long a machine tries to be let in.
@@ -105,9 +107,9 @@ pub struct Entered {
 
 /// Lets this machine be made a node by the cluster that `token` is for, a node of which is reached at `address`.
 ///
-/// The machine reads `level` of the cluster's log.
+/// The machine reads `level` of the cluster's log; what it issues itself once it votes is good for `life`.
 pub async fn enter(
-    folder: &Path,
+    (folder, life): (&Path, Duration),
     address: &str,
     token: &JoinToken,
     level: FeatureLevel,
@@ -118,7 +120,7 @@ pub async fn enter(
     let key = NewKey::random();
     let asked = v1::EnterRequest { secret: token.secret().reveal(), request: key.request(), features: level.0 };
     loop {
-        match attempt(folder, address, token, (&key, &asked), clock).await {
+        match attempt((folder, life), address, token, (&key, &asked), clock).await {
             Err(error @ EnterError::Unavailable { .. }) if Instant::now() + REST < deadline => {
                 tracing::info!(%error, "not let in yet");
                 sleep(REST).await;
@@ -129,7 +131,7 @@ pub async fn enter(
 }
 
 async fn attempt(
-    folder: &Path,
+    (folder, life): (&Path, Duration),
     address: &str,
     token: &JoinToken,
     (key, asked): (&NewKey, &v1::EnterRequest),
@@ -151,42 +153,69 @@ async fn attempt(
     );
     let contacts = reply.contacts.into_iter();
     let contacts = contacts.map(|known| Contact { node: NodeId(known.node), address: known.address }).collect();
-    let standing = Standing::joined(folder, identity.map_err(StandingError::from)?, contacts)?;
+    let standing = Standing::joined(folder, life, identity.map_err(StandingError::from)?, contacts)?;
     let seen = *seen.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(Entered { standing, seen })
 }
 
 /// Gets another certificate for a node that was away until its own had ended; changes nothing otherwise.
 ///
-/// Asks every node it knew, and returns the certificate's own error when none gives it one.
+/// The nodes it knew are asked first, because they know whether it still belongs to them. One that holds the authority and hears
+/// of nobody issues its own, as all do whose cluster was off; any other asks until [`ENTER_MAX`] has passed, and then returns
+/// the certificate's own error.
 pub async fn return_if_ended(standing: &mut Standing, clock: &Clock) -> Result<(), StandingError> {
     let Err(error) = standing.identity.check_time(clock.now()) else { return Ok(()) };
-    let auth::IdentityError::Expired { .. } = &error else { return Err(error.into()) };
-    if let Some(authority) = standing.authority.clone() {
-        let key = NewKey::random();
-        let now = clock.now();
-        let certificate = authority.issue(&key.request(), standing.peer().node, now, auth::CERTIFICATE_LIFE)?;
-        let identity = key.accept(&certificate, authority.certificate(), authority.digest(), now)?;
-        return standing.renew(identity);
+    let IdentityError::Expired { .. } = &error else { return Err(error.into()) };
+    let deadline = Instant::now() + ENTER_MAX;
+    loop {
+        if let Some(identity) = ask_again(standing.contacts(), &standing.identity, clock).await? {
+            return standing.renew(identity);
+        }
+        if let Some(authority) = standing.authority.clone() {
+            let (key, now) = (NewKey::random(), clock.now());
+            let certificate = authority.issue(&key.request(), standing.peer().node, now, standing.life)?;
+            let identity = key.accept(&certificate, authority.certificate(), authority.digest(), now)?;
+            return standing.renew(identity);
+        }
+        if Instant::now() + REST >= deadline {
+            return Err(error.into());
+        }
+        sleep(REST).await;
     }
-    for contact in standing.contacts().to_vec() {
-        let pin = standing.identity.authority();
-        let mut client = JoinClient::new(channel(&contact.address, pin, clock, Arc::default()));
-        let key = NewKey::again(&standing.identity);
-        let ended = standing.identity.certificate().to_vec();
-        let mut request = Request::new(v1::ReturnRequest { request: key.request(), ended });
-        request.set_timeout(ATTEMPT_MAX);
-        match timeout(ATTEMPT_MAX, client.r#return(request)).await {
-            Ok(Ok(reply)) => {
-                let reply = reply.into_inner();
-                let (certificate, authority) = (reply.certificate.into(), reply.authority.into());
-                return standing.renew(key.accept(&certificate, &authority, pin, clock.now())?);
+}
+
+/// Asks other nodes at once for a certificate in the place of `ended`, whose time is over; none where nobody decides.
+pub(super) async fn ask_again(
+    contacts: &[Contact],
+    ended: &Identity,
+    clock: &Clock,
+) -> Result<Option<Identity>, StandingError> {
+    let mut asked: FuturesUnordered<_> = contacts.iter().map(|contact| ask_one(contact, ended, clock)).collect();
+    while let Some(answer) = asked.next().await {
+        match answer {
+            Ok(identity) => return Ok(Some(identity)),
+            Err(EnterError::Standing(error)) => return Err(error),
+            Err(EnterError::Refused { address, reason }) => return Err(StandingError::Refused { address, reason }),
+            Err(error @ (EnterError::Unavailable { .. } | EnterError::OtherCluster { .. })) => {
+                tracing::warn!(%error, "no other certificate from here");
             }
-            Ok(Err(status)) => tracing::warn!(contact = contact.address, %status, "no new certificate from here"),
-            Err(_) => tracing::warn!(contact = contact.address, "no answer within {ATTEMPT_MAX:?}"),
         }
     }
-    Err(error.into())
+    Ok(None)
+}
+
+async fn ask_one(contact: &Contact, ended: &Identity, clock: &Clock) -> Result<Identity, EnterError> {
+    let (address, pin) = (&contact.address, ended.authority());
+    let mut client = JoinClient::new(channel(address, pin, clock, Arc::default()));
+    let key = NewKey::again(ended);
+    let mut request = Request::new(v1::ReturnRequest { request: key.request(), ended: ended.certificate().to_vec() });
+    request.set_timeout(ATTEMPT_MAX);
+    let reply = timeout(ATTEMPT_MAX, client.r#return(request)).await;
+    let reply = reply.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer within {ATTEMPT_MAX:?}"))));
+    let v1::CertificateReply { certificate, authority } =
+        reply.map_err(|status| failed(address, &status))?.into_inner();
+    let identity = key.accept(&certificate.into(), &authority.into(), pin, clock.now());
+    Ok(identity.map_err(StandingError::from)?)
 }
 
 /// Returns a connection to a node of the cluster whose authority's certificate has the digest `pin`, made when it is needed.

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use control_plane::controller::Beat;
-use control_plane::model::{Digest, NodeId};
+use control_plane::model::{Digest, NodeId, Timestamp};
 use proto::v1::peers_client::PeersClient;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -38,7 +38,7 @@ pub use self::standing::{Contact, FOUNDER, Standing, StandingError};
 pub use self::suspects::Suspects;
 
 use crate::agent::Instances;
-use crate::auth::{PeerId, PeerTls, Protocol};
+use crate::auth::{Authority, PeerId, PeerTls, Protocol};
 use crate::clock::Clock;
 use crate::gateway::{Dial, Dialing, PeerIo, Traffic};
 use crate::image::{ImagePeer, ImagePeers, Store};
@@ -131,6 +131,11 @@ impl Cluster {
         self.standing().identity.authority()
     }
 
+    /// Returns when the certificate ends that this node shows.
+    pub fn certificate_end(&self) -> Timestamp {
+        self.standing().identity.not_after()
+    }
+
     /// Returns what connects to other nodes.
     pub fn dialer(&self) -> Dialer {
         Dialer::Mutual(self.0.tls.clone())
@@ -187,6 +192,12 @@ impl Cluster {
 
     fn standing(&self) -> MutexGuard<'_, Standing> {
         self.0.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns what this node issues certificates with, if it does, and how long they are good for.
+    fn issuing(&self) -> (Option<Arc<Authority>>, Duration) {
+        let standing = self.standing();
+        (standing.authority.clone(), standing.life)
     }
 
     fn addresses(&self) -> MutexGuard<'_, BTreeMap<NodeId, String>> {

@@ -13,11 +13,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::enter::ask_again;
 use super::service::REPORTS_MAX;
 use super::standing::{Contact, StandingError};
 use super::{ASK_MAX, Cluster};
 use crate::agent::Phase;
-use crate::auth::{CERTIFICATE_LIFE, NewKey};
+use crate::auth::{Identity, NewKey};
 use crate::raft::{ProposeError, Raft};
 
 /// How often a node says that it is there.
@@ -286,16 +287,26 @@ async fn care(cluster: Cluster, raft: Raft) {
 }
 
 async fn renew(cluster: &Cluster, raft: &Raft) -> Result<(), String> {
-    let key = NewKey::random();
-    let (authority, pin) = {
-        let standing = cluster.standing();
-        (standing.authority.clone(), standing.identity.authority())
-    };
-    let now = cluster.0.clock.now();
-    let (certificate, root) = match authority {
+    let identity = next_identity(cluster, raft).await?;
+    cluster.standing().renew(identity.clone()).map_err(|error| error.to_string())?;
+    cluster.0.tls.renew(&identity).map_err(|error| error.to_string())?;
+    tracing::info!("the certificate of this node was renewed");
+    Ok(())
+}
+
+async fn next_identity(cluster: &Cluster, raft: &Raft) -> Result<Identity, String> {
+    let standing = cluster.standing().clone();
+    let (key, now) = (NewKey::random(), cluster.0.clock.now());
+    let (certificate, root) = match &standing.authority {
         Some(authority) => {
-            let issued = authority.issue(&key.request(), cluster.node(), now, CERTIFICATE_LIFE);
+            let issued = authority.issue(&key.request(), cluster.node(), now, standing.life);
             (issued.map_err(|error| error.to_string())?, authority.certificate().clone())
+        }
+        // Cut off, or asleep, for longer than the certificate was good: no port for peers is open to it any more.
+        None if standing.identity.not_after() <= now => {
+            let identity = ask_again(standing.contacts(), &standing.identity, &cluster.0.clock).await;
+            let identity = identity.map_err(|error| error.to_string())?;
+            return identity.ok_or_else(|| "it has ended, and nobody gives another one".to_owned());
         }
         None => {
             let request = v1::RenewRequest { request: key.request() };
@@ -307,11 +318,7 @@ async fn renew(cluster: &Cluster, raft: &Raft) -> Result<(), String> {
             (issued.certificate.into(), issued.authority.into())
         }
     };
-    let identity = key.accept(&certificate, &root, pin, now).map_err(|error| error.to_string())?;
-    cluster.standing().renew(identity.clone()).map_err(|error| error.to_string())?;
-    cluster.0.tls.renew(&identity).map_err(|error| error.to_string())?;
-    tracing::info!("the certificate of this node was renewed");
-    Ok(())
+    key.accept(&certificate, &root, standing.identity.authority(), now).map_err(|error| error.to_string())
 }
 
 async fn take_authority(cluster: &Cluster, raft: &Raft) -> Result<(), String> {

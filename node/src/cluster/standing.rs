@@ -10,13 +10,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use control_plane::model::{NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::auth::{
-    Authority, CERTIFICATE_LIFE, ClusterId, Identity, IdentityError, IssueError, KeyFileError, NewKey, PeerId,
-};
+use crate::auth::{Authority, ClusterId, Identity, IdentityError, IssueError, KeyFileError, NewKey, PeerId};
 use crate::data_dir::replace_file;
 
 /// The node that founds a cluster.
@@ -65,6 +64,14 @@ pub enum StandingError {
     /// The authority issues no certificate.
     #[error(transparent)]
     Issue(#[from] IssueError),
+    /// The cluster gives this node no certificate in the place of one that has ended.
+    #[error("{address} gives this node no other certificate in the place of the one that has ended: {reason}")]
+    Refused {
+        /// Who was asked.
+        address: String,
+        /// Its reason.
+        reason: String,
+    },
 }
 
 impl StandingError {
@@ -83,6 +90,10 @@ impl StandingError {
             Self::Authority(error) => error.hint(),
             Self::Issue(IssueError::Ended) => Some("the cluster must be founded anew".to_owned()),
             Self::Issue(_) => None,
+            Self::Refused { .. } => Some(
+                "a node that was removed comes back as another one: empty its data directory and join with a new token"
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -91,6 +102,8 @@ impl StandingError {
 #[derive(Clone, Debug)]
 pub struct Standing {
     folder: PathBuf,
+    /// How long the certificates are good for that this machine issues.
+    pub(super) life: Duration,
     peer: PeerId,
     pub(super) identity: Identity,
     pub(super) authority: Option<Arc<Authority>>,
@@ -111,8 +124,8 @@ struct WrittenContact {
 }
 
 impl Standing {
-    /// Founds a cluster whose first node this machine is.
-    pub fn found(folder: &Path, now: Timestamp) -> Result<Self, StandingError> {
+    /// Founds a cluster whose first node this machine is, and whose certificates are good for `life` where it issues them.
+    pub fn found(folder: &Path, now: Timestamp, life: Duration) -> Result<Self, StandingError> {
         let path = authority_file(folder);
         // One that a crash left behind has issued nothing that anybody has.
         let authority = match Authority::load(&path) {
@@ -123,31 +136,37 @@ impl Standing {
             Err(error) => return Err(error.into()),
         };
         let key = NewKey::random();
-        let certificate = authority.issue(&key.request(), FOUNDER, now, CERTIFICATE_LIFE)?;
+        let certificate = authority.issue(&key.request(), FOUNDER, now, life)?;
         let identity = key.accept(&certificate, authority.certificate(), authority.digest(), now)?;
-        Self::keep(folder, identity, Some(Arc::new(authority)), Vec::new())
+        Self::keep(folder, life, identity, Some(Arc::new(authority)), Vec::new())
     }
 
     /// Keeps what a machine has been made that joined.
-    pub(super) fn joined(folder: &Path, identity: Identity, contacts: Vec<Contact>) -> Result<Self, StandingError> {
-        Self::keep(folder, identity, None, contacts)
+    pub(super) fn joined(
+        folder: &Path,
+        life: Duration,
+        identity: Identity,
+        contacts: Vec<Contact>,
+    ) -> Result<Self, StandingError> {
+        Self::keep(folder, life, identity, None, contacts)
     }
 
     fn keep(
         folder: &Path,
+        life: Duration,
         identity: Identity,
         authority: Option<Arc<Authority>>,
         contacts: Vec<Contact>,
     ) -> Result<Self, StandingError> {
         identity.save(&identity_file(folder))?;
-        let this = Self { folder: folder.to_owned(), peer: identity.peer(), identity, authority, contacts };
+        let this = Self { folder: folder.to_owned(), life, peer: identity.peer(), identity, authority, contacts };
         // Last: from here on the machine is that node.
         this.write()?;
         Ok(this)
     }
 
     /// Reads who this machine is; nothing where it is nobody yet. The certificate may have ended.
-    pub fn load(folder: &Path) -> Result<Option<Self>, StandingError> {
+    pub fn load(folder: &Path, life: Duration) -> Result<Option<Self>, StandingError> {
         let path = standing_file(folder);
         let damaged = |reason: String| StandingError::Damaged { path: path.clone(), reason };
         let bytes = match read_small(&path) {
@@ -173,7 +192,7 @@ impl Standing {
         };
         let contacts = written.contacts.into_iter();
         let contacts = contacts.map(|known| Contact { node: NodeId(known.node), address: known.address }).collect();
-        Ok(Some(Self { folder: folder.to_owned(), peer, identity, authority, contacts }))
+        Ok(Some(Self { folder: folder.to_owned(), life, peer, identity, authority, contacts }))
     }
 
     /// Returns which node this is, and of which cluster.
@@ -246,16 +265,17 @@ fn authority_file(folder: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::CERTIFICATE_LIFE;
     use crate::clock::Clock;
 
     #[test]
     fn a_founder_reads_back_who_it_is() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(Standing::load(folder.path()).unwrap().is_none(), "it is nobody yet");
-        let mut founded = Standing::found(folder.path(), Clock::system().now()).unwrap();
+        assert!(Standing::load(folder.path(), CERTIFICATE_LIFE).unwrap().is_none(), "it is nobody yet");
+        let mut founded = Standing::found(folder.path(), Clock::system().now(), CERTIFICATE_LIFE).unwrap();
         let contact = Contact { node: NodeId(2), address: "10.0.0.2:8100".to_owned() };
         founded.set_contacts(vec![contact.clone()]).unwrap();
-        let read = Standing::load(folder.path()).unwrap().expect("it is somebody");
+        let read = Standing::load(folder.path(), CERTIFICATE_LIFE).unwrap().expect("it is somebody");
         assert_eq!(read.peer(), founded.peer());
         assert_eq!(read.peer().node, FOUNDER);
         assert_eq!(read.contacts(), [contact]);
@@ -266,27 +286,27 @@ mod tests {
     fn a_founding_that_broke_off_is_taken_up_again() {
         let folder = tempfile::tempdir().unwrap();
         let now = Clock::system().now();
-        let first = Standing::found(folder.path(), now).unwrap().peer();
+        let first = Standing::found(folder.path(), now, CERTIFICATE_LIFE).unwrap().peer();
         std::fs::remove_file(standing_file(folder.path())).unwrap();
-        assert_eq!(Standing::found(folder.path(), now).unwrap().peer(), first);
+        assert_eq!(Standing::found(folder.path(), now, CERTIFICATE_LIFE).unwrap().peer(), first);
     }
 
     #[test]
     fn what_is_damaged_is_told_with_a_hint() {
         let folder = tempfile::tempdir().unwrap();
-        Standing::found(folder.path(), Clock::system().now()).unwrap();
+        Standing::found(folder.path(), Clock::system().now(), CERTIFICATE_LIFE).unwrap();
         let path = standing_file(folder.path());
         let whole = std::fs::read_to_string(&path).unwrap();
         for damaged in [whole.replace(": 1", ": 0"), whole[..20].to_owned(), whole.replace(": 1", ": 2")] {
             std::fs::write(&path, &damaged).unwrap();
-            let told = Standing::load(folder.path()).unwrap_err();
+            let told = Standing::load(folder.path(), CERTIFICATE_LIFE).unwrap_err();
             assert!(told.hint().is_some(), "{told} about {damaged}");
         }
         let stranger = tempfile::tempdir().unwrap();
-        Standing::found(stranger.path(), Clock::system().now()).unwrap();
+        Standing::found(stranger.path(), Clock::system().now(), CERTIFICATE_LIFE).unwrap();
         std::fs::write(&path, whole).unwrap();
         std::fs::copy(authority_file(stranger.path()), authority_file(folder.path())).unwrap();
-        let told = Standing::load(folder.path()).unwrap_err();
+        let told = Standing::load(folder.path(), CERTIFICATE_LIFE).unwrap_err();
         assert!(told.to_string().contains("it is the authority"), "{told}");
     }
 }

@@ -4,6 +4,7 @@
 //! `HEARTH_PORTS_GATEWAY`), and may be set by a flag of the command line. A key that does not exist is refused with its
 //! place and the nearest one that does.
 
+mod limits;
 mod quantity;
 mod span;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use quantity::{Period, QuantityError, Size};
 pub use span::{caret, nearest};
 
+use crate::auth::CERTIFICATE_LIFE;
 use crate::data_dir::{DATA_DIR_DEFAULT, RUN_ROOT_DEFAULT};
 use crate::net::Subnet;
 use crate::telemetry::Format;
@@ -52,6 +54,8 @@ pub struct Config {
     pub join: Join,
     /// Which port is what.
     pub ports: Ports,
+    /// How nodes know each other.
+    pub peers: Peers,
     /// Sandboxes.
     pub sandbox: Sandbox,
     /// How functions reach out that may.
@@ -76,6 +80,14 @@ pub struct Ports {
     pub api: u16,
     /// Other nodes.
     pub peers: u16,
+}
+
+/// How nodes know each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Peers {
+    /// How long the certificates are good for that this node issues; 10 s to 90 days.
+    pub certificate_life: Period,
 }
 
 /// Which cluster a node joins when its data directory is empty; otherwise it is passed over.
@@ -185,6 +197,7 @@ impl Default for Config {
             labels: BTreeMap::new(),
             feature_level: FeatureLevel::NEWEST.0,
             ports: Ports::default(),
+            peers: Peers::default(),
             sandbox: Sandbox::default(),
             egress: Egress::default(),
             build: Build::default(),
@@ -198,6 +211,12 @@ impl Default for Config {
 impl Default for Ports {
     fn default() -> Self {
         Self { gateway: 8080, api: 8090, peers: 8100 }
+    }
+}
+
+impl Default for Peers {
+    fn default() -> Self {
+        Self { certificate_life: Period(CERTIFICATE_LIFE) }
     }
 }
 
@@ -400,55 +419,6 @@ impl Config {
     pub fn peers_address(&self) -> SocketAddr {
         SocketAddr::new(self.bind, self.ports.peers)
     }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        let refuse =
-            |key, value: &dyn ToString, limits| Err(ConfigError::OutOfRange { key, value: value.to_string(), limits });
-        if self.ports.gateway != 0 && self.ports.gateway == self.ports.api {
-            return refuse("ports.api", &self.ports.api, "another port than ports.gateway");
-        }
-        if self.ports.peers != 0 && [self.ports.gateway, self.ports.api].contains(&self.ports.peers) {
-            return refuse("ports.peers", &self.ports.peers, "another port than ports.gateway and ports.api");
-        }
-        if self.join.address.is_empty() != self.join.token.is_empty() {
-            return refuse("join", &"half given", "join.address and join.token, or neither");
-        }
-        if self.feature_level > FeatureLevel::NEWEST.0 {
-            return Err(ConfigError::TooNew { given: self.feature_level });
-        }
-        if !(1..=64).contains(&self.sandbox.spawners) {
-            return refuse("sandbox.spawners", &self.sandbox.spawners, "1 to 64");
-        }
-        if self.sandbox.pool > 1024 {
-            return refuse("sandbox.pool", &self.sandbox.pool, "at most 1024");
-        }
-        let is_own = |address: &&Ipv4Addr| address.is_loopback() || address.is_unspecified() || address.is_link_local();
-        if let Some(address) = self.egress.dns.iter().find(is_own) {
-            return refuse("egress.dns", address, "an address that a sandbox can reach: not loopback, not link-local");
-        }
-        if self.egress.subnet.count() <= self.sandbox.pool {
-            return refuse(
-                "egress.subnet",
-                &self.egress.subnet,
-                "a range of more addresses than sandbox.pool has sandboxes",
-            );
-        }
-        if self.gateway.connections_max == 0 {
-            return refuse("gateway.connections-max", &0, "at least 1");
-        }
-        // A body is buffered in memory, and its event is about a third longer.
-        if self.gateway.body_max > Size(1 << 30) {
-            return refuse("gateway.body-max", &self.gateway.body_max, "at most 1Gi");
-        }
-        // One segment of the log is the least that can be kept.
-        if self.logs.function_max < Size(1 << 20) {
-            return refuse("logs.function-max", &self.logs.function_max, "at least 1Mi");
-        }
-        if self.data_dir.as_os_str().is_empty() {
-            return refuse("data-dir", &"empty", "a path");
-        }
-        Ok(())
-    }
 }
 
 /// Returns every key with its default.
@@ -572,7 +542,7 @@ mod tests {
                 hearth-agent.toml:1:2: there is no key entirely
                   |
                 1 | [entirely]
-                  |  ^^^^^^^^ the keys are advertise, bind, build, data-dir, egress, feature-level, gateway, join, labels, log, logs, name, ports, run-dir, sandbox"#]],
+                  |  ^^^^^^^^ the keys are advertise, bind, build, data-dir, egress, feature-level, gateway, join, labels, log, logs, name, peers, ports, run-dir, sandbox"#]],
         );
     }
 
@@ -614,6 +584,12 @@ mod tests {
         );
         check("[ports]\napi = 8080\n", expect!["ports.api is 8080, it is another port than ports.gateway"]);
         check("feature-level = 99\n", expect!["feature-level is 99, this version reads at most 1"]);
+        for (life, told) in [
+            ("9s", expect!["peers.certificate-life is 9s, it is 10s to 90d"]),
+            ("91d", expect!["peers.certificate-life is 91d, it is 10s to 90d"]),
+        ] {
+            check(&format!("[peers]\ncertificate-life = \"{life}\"\n"), told);
+        }
         let mut layers = Layers::new();
         let told = layers.environment([("HEARTH_PORTS_API".to_owned(), "high".to_owned())]).unwrap_err().to_string();
         expect![[r#"HEARTH_PORTS_API: "high" is no whole number"#]].assert_eq(&told);

@@ -332,7 +332,8 @@ impl Daemon {
 ///
 /// With it comes the address of this machine that leads to the cluster, where that is known.
 async fn stand(config: &Config, folder: &Path, clock: &Clock) -> Result<(Standing, Option<IpAddr>), StartError> {
-    if let Some(mut standing) = Standing::load(folder)? {
+    let life = config.peers.certificate_life.0;
+    if let Some(mut standing) = Standing::load(folder, life)? {
         if !config.join.address.is_empty() {
             tracing::info!(node = %standing.peer().node, "this machine belongs to a cluster already: it does not join");
         }
@@ -340,13 +341,14 @@ async fn stand(config: &Config, folder: &Path, clock: &Clock) -> Result<(Standin
         return Ok((standing, None));
     }
     if config.join.address.is_empty() {
-        let standing = Standing::found(folder, clock.now())?;
+        let standing = Standing::found(folder, clock.now(), life)?;
         tracing::info!(cluster = %standing.peer().cluster, "founded a cluster");
         return Ok((standing, None));
     }
     let token: JoinToken = config.join.token.parse()?;
     let level = FeatureLevel(config.feature_level);
-    let Entered { standing, seen } = cluster::enter(folder, &config.join.address, &token, level, clock).await?;
+    let entered = cluster::enter((folder, life), &config.join.address, &token, level, clock).await?;
+    let Entered { standing, seen } = entered;
     tracing::info!(node = %standing.peer().node, cluster = %standing.peer().cluster, "joined");
     Ok((standing, seen))
 }

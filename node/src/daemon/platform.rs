@@ -103,6 +103,7 @@ impl Platform for Local {
         Standing {
             cluster: self.cluster.peer().cluster,
             authority: self.cluster.authority(),
+            certificate_end: self.cluster.certificate_end(),
             address: self.cluster.address().to_owned(),
             term: self.raft.metrics().term,
             members: self.raft.members(),

@@ -164,6 +164,12 @@ impl Raft {
         let network = Network::new(channels.clone(), view.clone());
         let core =
             Core::new(id, settings, network, log, machine).await.map_err(|error| OpenError::Core(error.to_string()))?;
+        let members = core.metrics();
+        channels.look_up(move |peer| {
+            let metrics = members.borrow_watched();
+            let known = metrics.membership_config.membership().get_node(&peer);
+            known.map(|known| known.addr.clone()).filter(|address| !address.is_empty())
+        });
         let told = |leader| tracing::warn!(leader, "the leader's process has ended");
         tokio::spawn(generic::watch_leader(core.clone(), channels.clone(), told));
         tokio::spawn(generic::tick_while_voting(core.clone()));

@@ -82,6 +82,16 @@ impl Voter {
         (self.raft, self.stop) = open(node, &self.folder, listener, true).await;
     }
 
+    /// Stops and starts on the same folder and at another address.
+    async fn relocate(&mut self, node: u32) {
+        // It listens before it stops, so that the port is another one.
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        self.stop.cancel();
+        self.raft.shutdown().await;
+        self.address = listener.local_addr().expect("it is bound").to_string();
+        (self.raft, self.stop) = open(node, &self.folder, listener, true).await;
+    }
+
     /// Waits until this voter has applied the epoch of a node.
     async fn until_epoch(&self, node: u32, expected: u32) {
         let mut changes = self.raft.changes();
@@ -242,6 +252,20 @@ async fn a_voter_that_was_away_catches_up_and_its_cluster_knows_it_again() {
     assert_eq!(voters(&second).await, voters(&first).await);
     first.raft.propose(register(7)).await.expect("two of three are a quorum");
     second.until_epoch(7, 2).await;
+    for voter in [&first, &second] {
+        voter.raft.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_that_moved_is_found_by_a_leader_that_goes_on_leading() {
+    let [first, mut second, third] = three().await;
+    second.relocate(2).await;
+    first.raft.set_address(NodeId(2), &second.address).await.expect("two of three are a quorum");
+    third.raft.shutdown().await;
+    first.raft.propose(register(7)).await.expect("two of three are a quorum");
+    second.until_epoch(7, 1).await;
+    assert_eq!(voters(&second).await[&NodeId(2)], second.address);
     for voter in [&first, &second] {
         voter.raft.shutdown().await;
     }

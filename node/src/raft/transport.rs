@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -36,11 +36,15 @@ pub(super) const STREAM_WINDOW: u32 = 4 << 20;
 /// How much may be on its way in all streams of a connection, in bytes.
 pub(super) const CONNECTION_WINDOW: u32 = 8 << 20;
 
+/// Returns where a node is reached by the members as they are known here, if it is one of them.
+type Places = dyn Fn(u64) -> Option<String> + Send + Sync;
+
 /// The connections to all peers; clones share them.
 #[derive(Clone)]
 pub(super) struct Channels {
     dialer: Dialer,
     open: Arc<Mutex<BTreeMap<Way, Channel>>>,
+    places: Arc<OnceLock<Box<Places>>>,
 }
 
 /// The way to one peer.
@@ -64,7 +68,13 @@ enum Track {
 
 impl Channels {
     pub(super) fn new(dialer: Dialer) -> Self {
-        Self { dialer, open: Arc::default() }
+        Self { dialer, open: Arc::default(), places: Arc::default() }
+    }
+
+    /// Looks up at `places` where voters are, each time that one is spoken to.
+    pub(super) fn look_up(&self, places: impl Fn(u64) -> Option<String> + Send + Sync + 'static) {
+        // It is told once, by whoever made this.
+        let _ = self.places.set(Box::new(places));
     }
 
     /// Returns a connection, which is made with the first message and again whenever it broke.
@@ -137,7 +147,10 @@ pub(super) struct Voter {
 
 impl Voter {
     fn client(&self) -> RaftClient<Channel> {
-        let client = RaftClient::new(self.channels.channel(&self.way));
+        // openraft makes its way to a peer once for as long as one leader leads, and keeps the address that the peer had then.
+        let place = self.channels.places.get().and_then(|places| places(self.way.node));
+        let address = place.unwrap_or_else(|| self.way.address.clone());
+        let client = RaftClient::new(self.channels.channel(&Way { address, ..self.way.clone() }));
         client.max_decoding_message_size(MESSAGE_MAX_BYTES).max_encoding_message_size(MESSAGE_MAX_BYTES)
     }
 }

@@ -11,6 +11,8 @@ pub struct Cluster {
     pub id: String,
     /// The node that answers.
     pub node: String,
+    /// When the certificate ends that this node shows to others, in milliseconds since 1970; it is renewed before.
+    pub certificate_ends_ms: u64,
     /// The node that leads, if one is known to.
     pub leader: Option<String>,
     /// The election in which the leader was chosen.

@@ -120,7 +120,8 @@ impl Platform for Fake {
         let members =
             Members { leader: Some(NodeId(1)), voters: [(NodeId(1), address.clone())].into(), ..Members::default() };
         let (cluster, authority) = ("0f".repeat(16).parse().unwrap(), Digest::from_bytes([7; 32]));
-        Standing { cluster, authority, address, term: 3, members }
+        let certificate_end = Timestamp::from_millis(1_795_521_600_000);
+        Standing { cluster, authority, certificate_end, address, term: 3, members }
     }
 
     fn transfer_leader(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<NodeId, ErrorBody>> {

@@ -6,6 +6,8 @@
 //!                              │                                    ├─ 10.X.Y.2  host 2
 //! ```
 
+mod cable;
+
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -47,6 +49,8 @@ pub struct Rack {
     /// The first three parts of every address.
     subnet: String,
     hosts: Vec<Host>,
+    /// What every agent finds in its environment.
+    environment: Vec<(String, String)>,
     client: ureq::Agent,
     _floor: MutexGuard<'static, ()>,
 }
@@ -54,6 +58,8 @@ pub struct Rack {
 /// A host and the agent on it.
 #[derive(Debug)]
 struct Host {
+    /// The last part of its address.
+    place: usize,
     /// What the data directory lies on, where it has a disk of its own.
     disk: Option<Disk>,
     data: TempDir,
@@ -85,52 +91,29 @@ impl Rack {
             .build()
             .new_agent();
         let empty = || tempfile::Builder::new().prefix("hearth-host-").tempdir().expect("a directory can be made");
-        let host = |_| Host { disk: None, data: empty(), agent: None };
-        let rack = Self { name, subnet, hosts: (0..hosts).map(host).collect(), client, _floor: floor };
+        let host = |place| Host { place, disk: None, data: empty(), agent: None };
+        let hosts = (1..=hosts).map(host).collect();
+        let rack = Self { name, subnet, hosts, environment: Vec::new(), client, _floor: floor };
         rack.wire();
         rack
     }
 
-    fn wire(&self) {
-        let switch = self.switch();
-        ip(&["netns", "add", &switch]);
-        ip(&["-n", &switch, "link", "add", "br0", "type", "bridge"]);
-        ip(&["-n", &switch, "link", "set", "br0", "up"]);
-        let plug = |port: &str| {
-            ip(&["-n", &switch, "link", "set", port, "master", "br0"]);
-            ip(&["-n", &switch, "link", "set", port, "up"]);
-        };
-        let own = self.own_link();
-        ip(&["link", "add", &own, "type", "veth", "peer", "name", "p0", "netns", &switch]);
-        ip(&["addr", "add", &format!("{}.254/24", self.subnet), "dev", &own]);
-        ip(&["link", "set", &own, "up"]);
-        plug("p0");
-        for host in 1..=self.hosts.len() {
-            let (netns, port) = (self.netns(host), port(host));
-            ip(&["netns", "add", &netns]);
-            ip(&["-n", &netns, "link", "add", "eth0", "type", "veth", "peer", "name", &port, "netns", &switch]);
-            ip(&["-n", &netns, "addr", "add", &format!("{}/24", self.address(host)), "dev", "eth0"]);
-            ip(&["-n", &netns, "link", "set", "eth0", "up"]);
-            ip(&["-n", &netns, "link", "set", "lo", "up"]);
-            plug(&port);
-        }
-    }
-
-    fn switch(&self) -> String {
-        format!("{}sw", self.name)
-    }
-
-    fn own_link(&self) -> String {
-        format!("{}r", self.name)
-    }
-
-    fn netns(&self, host: usize) -> String {
-        format!("{}h{host}", self.name)
+    /// Gives every agent that is started from here on a variable.
+    #[must_use]
+    pub fn with_environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// Returns the address of a host.
     pub fn address(&self, host: usize) -> String {
-        format!("{}.{host}", self.subnet)
+        format!("{}.{}", self.subnet, self.host(host).place)
+    }
+
+    /// Returns which host is reached at an address with a port.
+    fn host_at(&self, address: &str) -> Option<usize> {
+        let host = address.rsplit_once(':')?.0;
+        (1..=self.hosts.len()).find(|number| self.address(*number) == host)
     }
 
     /// Founds a cluster on the first host and lets all others join it; returns how long that took.
@@ -173,6 +156,7 @@ impl Rack {
             .arg("--data-dir")
             .arg(self.data_dir(host))
             .env("NO_COLOR", "1")
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor can be duplicated"))
             .stderr(log)
@@ -233,10 +217,9 @@ impl Rack {
     }
 
     /// Waits until the agent of a host has ended by itself; returns its exit code.
-    pub fn until_ended(&mut self, host: usize, limit: Duration) -> Option<i32> {
-        let agent = self.host_mut(host).agent.as_mut().expect("the agent runs");
-        let ended = eventually("the agent ends", limit, || agent.try_wait().expect("the child can be waited for"));
-        self.host_mut(host).agent = None;
+    pub fn until_ended(&mut self, host: usize) -> Option<i32> {
+        let mut agent = self.host_mut(host).agent.take().expect("the agent runs");
+        let ended = eventually("the agent ends", READY_MAX, || agent.try_wait().expect("the child can be waited for"));
         ended.code()
     }
 
@@ -254,26 +237,6 @@ impl Rack {
         let pid = self.pid(host).to_string();
         let status = Command::new("kill").args([&format!("-{name}"), &pid]).status();
         assert!(status.expect("kill is there").success(), "the agent of host {host} could not be signalled");
-    }
-
-    /// Pulls the cable of a host.
-    pub fn cut(&self, host: usize) {
-        ip(&["-n", &self.switch(), "link", "set", &port(host), "down"]);
-    }
-
-    /// Plugs the cable of a host in again.
-    pub fn mend(&self, host: usize) {
-        ip(&["-n", &self.switch(), "link", "set", &port(host), "up"]);
-    }
-
-    /// Loses everything that one host sends to another; what comes back arrives.
-    pub fn mute(&self, from: usize, to: usize) {
-        ip(&["-n", &self.netns(from), "route", "add", "blackhole", &format!("{}/32", self.address(to))]);
-    }
-
-    /// Takes [`Rack::mute`] back.
-    pub fn unmute(&self, from: usize, to: usize) {
-        ip(&["-n", &self.netns(from), "route", "del", "blackhole", &format!("{}/32", self.address(to))]);
     }
 
     /// Takes everything away that a host whose agent does not run has kept.
@@ -333,7 +296,7 @@ impl Rack {
         let reply = self.operate(host, "GET", "/v1/cluster", b"").ok()?;
         let cluster: Value = serde_json::from_str(&reply.body).ok()?;
         let leader = cluster["members"].as_array()?.iter().find(|member| member["is_leader"] == true)?;
-        leader["address"].as_str()?.split(':').next()?.rsplit('.').next()?.parse().ok()
+        self.host_at(leader["address"].as_str()?)
     }
 
     /// Waits until a host that is one of `among` leads, as all of those know.
@@ -430,11 +393,7 @@ impl Drop for Rack {
                 std::thread::sleep(Duration::from_millis(20)); // between two looks
             }
         }
-        for host in 1..=self.hosts.len() {
-            try_ip(&["netns", "del", &self.netns(host)]);
-        }
-        try_ip(&["link", "del", &self.own_link()]);
-        try_ip(&["netns", "del", &self.switch()]);
+        self.unwire();
     }
 }
 
@@ -443,11 +402,7 @@ impl Rack {
     fn empty(&mut self) {
         let was_founded: Vec<usize> = (1..=self.hosts.len()).filter(|host| self.data_dir(*host).exists()).collect();
         for host in &was_founded {
-            try_ip(&["-n", &self.switch(), "link", "set", &port(*host), "up"]);
-            for other in 1..=self.hosts.len() {
-                let _ =
-                    silent("ip", &["-n", &self.netns(*host), "route", "del", &format!("{}/32", self.address(other))]);
-            }
+            self.mend_all(*host);
             match &self.host(*host).agent {
                 Some(agent) => drop(silent("kill", &["-CONT", &agent.id().to_string()])),
                 None => self.launch(*host, &[]),
@@ -477,17 +432,4 @@ fn silent(program: &str, arguments: &[&str]) -> bool {
     let mut command = Command::new(program);
     let command = command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
-}
-
-/// Returns the name of the bridge's port of a host.
-fn port(host: usize) -> String {
-    format!("p{host}")
-}
-
-fn ip(arguments: &[&str]) {
-    assert!(try_ip(arguments), "ip {arguments:?} failed");
-}
-
-fn try_ip(arguments: &[&str]) -> bool {
-    Command::new("ip").args(arguments).status().is_ok_and(|status| status.success())
 }
