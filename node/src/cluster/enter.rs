@@ -196,7 +196,9 @@ pub(super) async fn ask_again(
             Ok(identity) => return Ok(Some(identity)),
             Err(EnterError::Standing(error)) => return Err(error),
             Err(EnterError::Refused { address, reason }) => return Err(StandingError::Refused { address, reason }),
-            Err(error @ (EnterError::Unavailable { .. } | EnterError::OtherCluster { .. })) => {
+            Err(
+                error @ (EnterError::Unavailable { .. } | EnterError::OtherCluster { .. } | EnterError::TooOld { .. }),
+            ) => {
                 tracing::warn!(%error, "no other certificate from here");
             }
         }
