@@ -85,6 +85,9 @@ pub(crate) fn begin(node: &mut Node, seed: u64, end: Timestamp) {
     }
 }
 
+/// How many seconds the longest of the short keep-alives lasts.
+const SHORT: u64 = 20;
+
 /// Draws everything that will happen.
 pub(crate) fn draw(mut rng: Rng, bounds: Bounds) -> Drawn {
     let count = 1 + rng.below(if bounds.is_small { 2 } else { bounds.functions_max });
@@ -201,7 +204,9 @@ impl Plan {
     fn scaling(&mut self) -> Scaling {
         let min = self.rng.below(if self.bounds.is_small { 2 } else { 3 });
         let max = self.rng.between(2, 40);
-        let idle = Duration::from_secs(self.rng.between(1, self.bounds.idle_max));
+        // Half of the long ones are about as long as calls take, so that the end of the one meets the beginning of the other.
+        let idle = self.rng.between(1, self.bounds.idle_max);
+        let idle = Duration::from_secs(if idle > SHORT && idle % 2 == 0 { 1 + idle % SHORT } else { idle });
         let limit = |limit: u64| u32::try_from(limit).unwrap_or(u32::MAX);
         Scaling::new(limit(min), limit(max), idle).expect("the minimum is below the maximum")
     }
