@@ -206,7 +206,7 @@ impl Plan {
         let max = self.rng.between(2, 40);
         // Half of the long ones are about as long as calls take, so that the end of the one meets the beginning of the other.
         let idle = self.rng.between(1, self.bounds.idle_max);
-        let idle = Duration::from_secs(if idle > SHORT && idle % 2 == 0 { 1 + idle % SHORT } else { idle });
+        let idle = Duration::from_secs(if idle > SHORT && idle.is_multiple_of(2) { 1 + idle % SHORT } else { idle });
         let limit = |limit: u64| u32::try_from(limit).unwrap_or(u32::MAX);
         Scaling::new(limit(min), limit(max), idle).expect("the minimum is below the maximum")
     }
