@@ -103,6 +103,7 @@ fn tells(rack: &mut Rack) {
     let id = node["id"].as_str().expect("a node has an id");
     let own = json(&rack.succeed(1, &["describe", "node", "host-1", "-o", "json"]))["id"].clone();
     let told = json(&rack.succeed(1, &["get", "events", own.as_str().expect("a node has an id"), "-o", "json"]));
+    assert_eq!(json(&rack.succeed(1, &["get", "events", "host-1", "-o", "json"])), told, "by its name too");
     let told = told.as_array().expect("a list");
     assert!(!told.is_empty() && told.iter().all(|event| event["about"] == own), "what it tells of others: {told:?}");
     rack.kill(4);

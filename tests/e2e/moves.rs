@@ -36,7 +36,7 @@ fn certificates_end_and_whoever_belongs_goes_on() {
 fn certificate_end(rack: &Rack, host: usize) -> Option<SystemTime> {
     let reply = rack.operate(host, "GET", "/v1/cluster", b"").ok()?;
     let cluster: serde_json::Value = serde_json::from_str(&reply.body).ok()?;
-    Some(SystemTime::UNIX_EPOCH + Duration::from_millis(cluster["certificate_ends_ms"].as_u64()?))
+    Some(SystemTime::UNIX_EPOCH + Duration::from_millis(cluster["certificate_ends_at_ms"].as_u64()?))
 }
 
 fn votes(rack: &Rack, asked: usize, host: usize) -> bool {

@@ -56,6 +56,11 @@ impl Kind {
         }
     }
 
+    /// Returns whether they say by its id which node they are on or about; people call it by its name.
+    const fn speaks_of_nodes(self) -> bool {
+        matches!(self, Self::Instances | Self::Events)
+    }
+
     const fn singular(self) -> &'static str {
         match self {
             Self::Apps => "app",
@@ -122,6 +127,13 @@ async fn versions_of(reader: &Reader, function: &str) -> Result<Vec<Value>, Fail
     Ok(versions)
 }
 
+/// Returns the ids of the nodes of a name.
+async fn nodes_named(reader: &Reader, name: &str) -> Result<Vec<String>, Failure> {
+    let nodes: Vec<Value> = reader.client.get("/v1/nodes?stale=1").await?;
+    let named = nodes.iter().filter(|node| node["name"] == name);
+    Ok(named.filter_map(|node| node["id"].as_str().map(str::to_owned)).collect())
+}
+
 /// Returns what is meant by a name, or everything of a kind.
 async fn find(reader: &Reader, kind: Kind, name: Option<&str>) -> Result<Vec<Value>, Failure> {
     let mut items = all(reader, kind).await?;
@@ -132,7 +144,8 @@ async fn find(reader: &Reader, kind: Kind, name: Option<&str>) -> Result<Vec<Val
         texts.filter_map(|text| text.as_str().map(str::to_owned)).collect()
     };
     let names: Vec<String> = items.iter().flat_map(known).collect();
-    items.retain(|item| known(item).iter().any(|known| known == name));
+    let nodes = if kind.speaks_of_nodes() { nodes_named(reader, name).await? } else { Vec::new() };
+    items.retain(|item| known(item).iter().any(|known| known == name || nodes.contains(known)));
     // An event is about something; that nothing happened to it is an answer.
     if items.is_empty() && kind != Kind::Events {
         let told = format!("there is no {} {name}", kind.singular());

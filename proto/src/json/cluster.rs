@@ -12,7 +12,7 @@ pub struct Cluster {
     /// The node that answers.
     pub node: String,
     /// When the certificate ends that this node shows to others, in milliseconds since 1970; it is renewed before.
-    pub certificate_ends_ms: u64,
+    pub certificate_ends_at_ms: u64,
     /// The node that leads, if one is known to.
     pub leader: Option<String>,
     /// The election in which the leader was chosen.

@@ -17,7 +17,7 @@ async fn the_members_are_listed_with_their_part() {
         (&cluster["leader"], &cluster["term"], &cluster["voters_to_lose"]),
         (&"node-1".into(), &3.into(), &0.into())
     );
-    assert_eq!(cluster["certificate_ends_ms"], 1_795_521_600_000_u64);
+    assert_eq!(cluster["certificate_ends_at_ms"], 1_795_521_600_000_u64);
     let expected = json!([{
         "id": "node-1", "name": "alpha", "address": "10.0.0.1:8100", "role": "voter", "status": "ready", "is_leader": true,
         "is_promoted": false,
