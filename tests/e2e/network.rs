@@ -74,7 +74,7 @@ fn only_functions_with_a_way_out_reach_the_network() {
     let mut rack = Rack::new(3);
     rack.found();
     apply(&rack);
-    let place = format!("{}:{}", rack.address(254), outside.port);
+    let place = format!("{}:{}", rack.own_address(), outside.port);
     let reply = fetch(&rack, "inside", &place);
     assert!(reply.status == 502 && reply.body.contains("Network is unreachable"), "{reply:?}");
     for function in ["outside", "web", "polling"] {
@@ -97,7 +97,7 @@ fn a_way_out_outlives_its_daemon_and_ends_with_the_last_instance() {
     let outside = Outside::start();
     let mut rack = Rack::new(1);
     rack.found();
-    let place = format!("{}:{}", rack.address(254), outside.port);
+    let place = format!("{}:{}", rack.own_address(), outside.port);
     let seen = format!("seen as {}", rack.address(1));
     assert_eq!(rack.wires(1), 0, "nothing is touched before a function asks");
     apply(&rack);

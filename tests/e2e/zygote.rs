@@ -30,15 +30,20 @@ fn niceness(pid: u32) -> i32 {
     fields.split(' ').nth(16).and_then(|field| field.parse().ok()).expect("a number")
 }
 
+/// Returns what a function answers that starts as a fork of a warm interpreter.
+fn fork(daemon: &Daemon) -> Value {
+    eventually("a start finds the interpreter warm", Duration::from_secs(30), || {
+        let answer = ask(daemon, "forked");
+        daemon.wait_for_zero_of("forked", Duration::from_secs(5));
+        (answer["warm"] == true).then_some(answer)
+    })
+}
+
 fn a_forked_function_cannot_be_told_from_an_executed_one() {
     let daemon = Daemon::agent();
     daemon.apply(&repository().join("tests/functions/twins"));
     // The first start of such a function is what has the interpreter warmed; every call here is another start.
-    let forked = eventually("a start finds the interpreter warm", Duration::from_secs(30), || {
-        let answer = ask(&daemon, "forked");
-        daemon.wait_for_zero_of("forked", Duration::from_secs(5));
-        (answer["warm"] == true).then_some(answer)
-    });
+    let forked = fork(&daemon);
     let executed = ask(&daemon, "executed");
     assert_eq!(executed["warm"], false, "the twin is to be executed: {executed}");
     let mut same = (forked["same"].clone(), executed["same"].clone());
@@ -68,8 +73,7 @@ fn a_forked_function_cannot_be_told_from_an_executed_one() {
     assert!(shared.iter().all(|name| name.starts_with("time")), "{shared:?}");
 
     // Nothing that must be unpredictable is what a sibling of the same fork has.
-    let sibling = ask(&daemon, "forked");
-    assert_eq!(sibling["warm"], true, "the fork is ready again");
+    let sibling = fork(&daemon);
     for secret in ["random", "secret", "uuid"] {
         assert_ne!(forked["own"][secret], sibling["own"][secret], "{secret}");
     }

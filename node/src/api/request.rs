@@ -97,6 +97,20 @@ pub(super) async fn discard(body: &mut Body) {
     let _ = tokio::time::timeout(REFUSED_BODY_WAIT_MAX, reading).await;
 }
 
+/// Reads a body of at most `limit` bytes that is refused to its end, and keeps nothing of it.
+///
+/// For bodies that are large by nature: a client that is cut off while it sends does not hear why.
+pub(super) async fn drain(body: &mut Body, limit: u64) {
+    let mut left = limit;
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(REFUSED_BODY_WAIT_MAX, body.frame()).await {
+        let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+        match left.checked_sub(length) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
 /// The data of a body piece by piece, counted.
 struct Pieces {
     body: Body,

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::error::Refusal;
-use super::request::{discard, parameters, upload};
+use super::request::{drain, parameters, upload};
 use super::{Api, Upload};
 use crate::backup::{self, Backup, Counts, DEFINITIONS_MAX_BYTES, Header, ImageNote, ReadError, Writer};
 use crate::image::ImageFile;
@@ -104,9 +104,9 @@ fn write(
 }
 
 pub(super) async fn restore(State(api): State<Api>, mut body: Body) -> Result<Json<json::Restored>, Refusal> {
-    // Nobody is to send gigabytes for nothing.
+    // Gigabytes are not to be kept for nothing.
     if let Err(refusal) = check_fresh(&api).await {
-        discard(&mut body).await;
+        drain(&mut body, BACKUP_MAX_BYTES).await;
         return Err(refusal);
     }
     let file = upload(body, BACKUP_MAX_BYTES, &api.uploads).await?;

@@ -17,7 +17,7 @@ impl Rack {
         };
         let own = self.own_link();
         ip(&["link", "add", &own, "type", "veth", "peer", "name", "p0", "netns", &switch]);
-        ip(&["addr", "add", &format!("{}.254/24", self.subnet), "dev", &own]);
+        ip(&["addr", "add", &format!("{}/24", self.own_address()), "dev", &own]);
         ip(&["link", "set", &own, "up"]);
         plug("p0");
         for host in 1..=self.hosts.len() {

@@ -105,6 +105,11 @@ impl Rack {
         self
     }
 
+    /// Returns the address of this process among the hosts.
+    pub fn own_address(&self) -> String {
+        format!("{}.254", self.subnet)
+    }
+
     /// Returns the address of a host.
     pub fn address(&self, host: usize) -> String {
         format!("{}.{}", self.subnet, self.host(host).place)
