@@ -79,7 +79,7 @@ impl Node {
         let Footing::Member(member) = &mut self.footing else { return None };
         member.turn += 1;
         let is_shunned = |peer: NodeId| member.shunned.get(&peer).is_some_and(|until: &Timestamp| now < *until);
-        let order = member.elsewhere.order(revision, member.turn - 1, is_shunned);
+        let order = member.elsewhere.order(revision, member.turn - 1, is_shunned, |_| false);
         (!order.is_empty()).then(|| order.into())
     }
 

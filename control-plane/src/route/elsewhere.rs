@@ -47,10 +47,7 @@ impl Default for Elsewhere {
 impl Elsewhere {
     /// Returns what node `here` knows of the others.
     pub fn new(state: &State, here: NodeId) -> Self {
-        // Who is alone has nobody to ask about anything.
-        let is_alone = state.nodes.keys().all(|node| *node == here);
-        let removed = || Table { removed: state.removed.clone(), ..Table::default() };
-        Self { here, table: Arc::new(if is_alone { removed() } else { Table::new(state) }) }
+        Self { here, table: Arc::new(Table::new(state)) }
     }
 
     /// Returns what node `here` knows of the others as of the same state.
@@ -90,11 +87,18 @@ impl Elsewhere {
         known.is_some_and(|known| known.has_host_beside(self.here) && !known.needed.fits(&grant_here))
     }
 
-    /// Returns the peers that may serve a call of a revision, the best first; `is_avoided` are left out.
+    /// Returns the peers that may serve a call of a revision, the best first; `is_avoided` are left out, and `is_suspected` come last,
+    /// because a suspicion may be wrong.
     ///
     /// Equal turns give equal orders, and successive turns spread the first places: over the instances of the revision
     /// evenly, and where there are none over the peers that have room.
-    pub fn order(&self, revision: &RevisionId, turn: u64, is_avoided: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+    pub fn order(
+        &self,
+        revision: &RevisionId,
+        turn: u64,
+        is_avoided: impl Fn(NodeId) -> bool,
+        is_suspected: impl Fn(NodeId) -> bool,
+    ) -> Vec<NodeId> {
         let Some(known) = self.table.revisions.get(revision) else { return Vec::new() };
         let hosts = known.hosts.iter().filter(|(node, _)| **node != self.here && !is_avoided(**node));
         let hosts: Vec<(NodeId, u64)> = hosts.map(|(node, count)| (*node, *count)).collect();
@@ -118,6 +122,7 @@ impl Elsewhere {
             roomy.rotate_left(usize::try_from(first).unwrap_or(0));
         }
         order.append(&mut roomy);
+        order.sort_by_cached_key(|node| is_suspected(*node));
         order
     }
 }
@@ -224,7 +229,7 @@ mod tests {
     }
 
     fn order(state: &State, turn: u64) -> Vec<u32> {
-        Elsewhere::new(state, HERE).order(&revision(), turn, |_| false).iter().map(|node| node.0).collect()
+        Elsewhere::new(state, HERE).order(&revision(), turn, |_| false, |_| false).iter().map(|node| node.0).collect()
     }
 
     #[test]
@@ -245,7 +250,7 @@ mod tests {
         let known = Elsewhere::new(&cluster(&[(1, 500, 3)]), HERE);
         assert!(!known.has_peers());
         assert!(!known.is_only_elsewhere(&revision()));
-        assert_eq!(known.order(&revision(), 0, |_| false), []);
+        assert_eq!(known.order(&revision(), 0, |_| false, |_| false), []);
     }
 
     #[test]
@@ -263,11 +268,13 @@ mod tests {
         fn every_peer_that_may_serve_is_in_the_order_once_and_nobody_else(
             nodes in prop::collection::btree_map(1..8_u32, (0..200_u64, 0..4_u32), 0..7),
             avoided in prop::collection::btree_set(1..8_u32, 0..3),
+            suspected in prop::collection::btree_set(1..8_u32, 0..3),
             turn in any::<u64>(),
         ) {
             let nodes: Vec<(u32, u64, u32)> = nodes.iter().map(|(id, (grant, count))| (*id, *grant, *count)).collect();
             let known = Elsewhere::new(&cluster(&nodes), HERE);
-            let order = known.order(&revision(), turn, |node| avoided.contains(&node.0));
+            let is_suspected = |node: NodeId| suspected.contains(&node.0);
+            let order = known.order(&revision(), turn, |node| avoided.contains(&node.0), is_suspected);
             let expected: BTreeSet<NodeId> = nodes
                 .iter()
                 .filter(|(id, grant, count)| *id != HERE.0 && !avoided.contains(id) && (*grant >= 100 || *count > 0))
@@ -276,8 +283,8 @@ mod tests {
             prop_assert_eq!(order.len(), expected.len());
             prop_assert_eq!(order.iter().copied().collect::<BTreeSet<_>>(), expected);
             let has_instances = |node: &NodeId| nodes.iter().any(|(id, _, count)| *id == node.0 && *count > 0);
-            prop_assert!(order.is_sorted_by_key(|node| !has_instances(node)), "{:?}", order);
-            prop_assert_eq!(order, known.order(&revision(), turn, |node| avoided.contains(&node.0)));
+            prop_assert!(order.is_sorted_by_key(|node| (is_suspected(*node), !has_instances(node))), "{:?}", order);
+            prop_assert_eq!(order, known.order(&revision(), turn, |node| avoided.contains(&node.0), is_suspected));
         }
 
         #[test]

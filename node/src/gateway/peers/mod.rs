@@ -114,9 +114,8 @@ impl Peers {
 
     fn order(&self, known: &Elsewhere, revision: &RevisionId) -> Option<Vec<NodeId>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut order = known.order(revision, turn, |node| self.pool.is_shunned(node));
-        // Whoever is suspected may be there, and is asked last.
-        order.sort_by_cached_key(|node| self.pool.is_suspected(*node));
+        let (is_shunned, is_suspected) = (|node| self.pool.is_shunned(node), |node| self.pool.is_suspected(node));
+        let order = known.order(revision, turn, is_shunned, is_suspected);
         (!order.is_empty()).then_some(order)
     }
 }

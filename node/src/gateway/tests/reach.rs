@@ -34,6 +34,14 @@ async fn calls_avoid_whom_somebody_suspects_unless_there_is_nobody_else() {
 }
 
 #[tokio::test]
+async fn whom_somebody_suspects_is_asked_after_a_peer_that_cannot_be_reached() {
+    let (one, _others, loopback) = three().await;
+    loopback.suspected.lock().unwrap().insert(NodeId(2));
+    loopback.addresses.lock().unwrap().remove(&NodeId(3));
+    assert_eq!(answered_by(one.front).await, HashSet::from(["two".to_owned()]));
+}
+
+#[tokio::test]
 async fn a_peer_that_could_not_be_reached_is_looked_for_and_no_call_waits_for_it() {
     let (one, _others, loopback) = three().await;
     let address = loopback.addresses.lock().unwrap().remove(&NodeId(2)).unwrap();
