@@ -30,7 +30,9 @@ impl Controller {
                 grants.push(Grant { node: *id, epoch: node.epoch, resources: target });
             }
         }
-        // Nodes of older versions read one in an entry: the others come with the answer to it.
+        // Whoever was granted something last comes last: what does not fit into one entry comes with the answer to it.
+        grants.sort_by_key(|grant| self.top_up_at.get(&grant.node).copied());
+        // Nodes of older versions read one in an entry.
         grants.truncate(if state.features < FeatureLevel::GRANT_MANY { 1 } else { GRANT_MAX });
         for grant in &grants {
             self.top_up_at.insert(grant.node, now + TOP_UP_WITHIN);

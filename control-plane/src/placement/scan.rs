@@ -77,8 +77,10 @@ impl Scan {
         }
         for (zone, place) in std::mem::take(&mut self.loaded) {
             self.node_loads[place] = 0;
-            self.has_load[machines.block_of(zone, place)] = false;
-            self.open(machines, wanted, zone, machines.block_of(zone, place));
+            let block = machines.block_of(zone, place);
+            if std::mem::take(&mut self.has_load[block]) && goes_on {
+                self.open(machines, wanted, zone, block);
+            }
         }
         if !goes_on {
             self.begin_anew(machines, wanted);
@@ -87,7 +89,8 @@ impl Scan {
             for (place, count) in loads {
                 let zone = machines.zone_of(place);
                 self.load(machines, place, zone, count);
-                self.open(machines, wanted, zone, machines.block_of(zone, place));
+                // What was seen of it without loads is no more than what it has with them.
+                self.is_looked_at[machines.block_of(zone, place)] = false;
             }
         }
     }

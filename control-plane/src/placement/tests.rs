@@ -120,7 +120,8 @@ fn by_definition(state: &State, weights: &Weights, ask: &Ask) -> Option<NodeId> 
 fn any_cluster() -> impl Strategy<Value = State> {
     let capacity = (1..40_u32, 1..40_u64).prop_map(|(cpu, memory)| resources(cpu * 100, memory * 64));
     let capacity = capacity.prop_map(|capacity| Resources { disk: Bytes::mebi(20), pids: 12, ..capacity });
-    let zone = prop::option::of(prop::sample::select(vec!["a", "b", "c"]));
+    // Some zones have more than one block, and are not the first.
+    let zone = prop::option::weighted(0.9, prop::sample::select(vec!["a", "b", "b", "b", "b", "b", "c"]));
     let node = |zone| {
         (capacity.clone(), zone, any::<bool>()).prop_map(|(capacity, zone, is_arm)| {
             let zone = Option::map(zone, |zone: &str| (ZONE_LABEL.to_owned(), zone.to_owned()));

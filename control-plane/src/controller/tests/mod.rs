@@ -1,5 +1,8 @@
 //! What the controller promises, as sentences.
 
+mod grants;
+mod liveness;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -11,6 +14,7 @@ use crate::model::{
 use crate::state::RevisionStatus;
 
 const NODE: NodeId = NodeId(1);
+const OTHER: NodeId = NodeId(2);
 
 /// What every node has.
 const ALL: Resources =
@@ -133,49 +137,6 @@ fn id(number: u32) -> RevisionId {
 }
 
 #[test]
-fn a_node_is_granted_everything_that_is_free() {
-    let cluster = Cluster::new();
-    let node = &cluster.state.nodes[&NODE];
-    assert_eq!(node.grant, node.spec.capacity);
-}
-
-#[test]
-fn at_level_0_each_node_is_granted_its_own_in_an_entry_of_its_own() {
-    let now = Timestamp::from_millis(1);
-    let mut cluster = Cluster { state: State::default(), controller: Controller::new(NODE), now };
-    for node in 1..=4 {
-        // Nobody leads yet: all grants are due at once.
-        let spec = NodeSpec { name: String::new(), capacity: ALL, labels: BTreeMap::new(), features: FeatureLevel(0) };
-        let registered = cluster.state.apply(now, Command::RegisterNode { node: NodeId(node), spec });
-        assert!(registered.is_ok(), "{registered:?}");
-    }
-    let proposed = cluster.controller.on_input(now, Input::Applied(&cluster.state));
-    let [Effect::Propose(Command::Grant { grants })] = &proposed[..] else { panic!("{proposed:?}") };
-    assert_eq!(grants.len(), 1, "{grants:?}");
-    // The others come with the answer, with no time between.
-    cluster.carry_out(proposed);
-    assert!(cluster.state.nodes.values().all(|node| node.grant == ALL), "{:?}", cluster.state.nodes);
-}
-
-#[test]
-fn what_several_nodes_are_granted_is_one_entry_and_a_refusal_delays_none() {
-    let mut cluster = Cluster::new();
-    for node in 2..=9 {
-        let spec = cluster.state.nodes[&NODE].spec.clone();
-        let registered = Command::RegisterNode { node: NodeId(node), spec };
-        cluster.state.apply(cluster.now, registered).expect("it may register");
-    }
-    let proposed = cluster.controller.on_input(cluster.now, Input::Applied(&cluster.state));
-    let [Effect::Propose(Command::Grant { grants })] = &proposed[..] else { panic!("{proposed:?}") };
-    assert_eq!(grants.len(), 8, "{grants:?}");
-    assert_eq!(cluster.controller.on_input(cluster.now, Input::Applied(&cluster.state)), [], "they are under way");
-    // Somebody else's rejection of all of them: what the next look sees is proposed at once.
-    let refused = Command::Grant { grants: grants.clone() };
-    let answer = Err(Rejection::StaleEpoch { node: NodeId(2), actual: Epoch(2), given: Epoch(1) });
-    assert_eq!(cluster.controller.on_input(cluster.now, Input::Answered(&cluster.state, refused, answer)), proposed);
-}
-
-#[test]
 fn a_candidate_becomes_live_once_an_instance_of_it_is_ready() {
     let mut cluster = Cluster::new();
     cluster.deploy(1, 0);
@@ -271,72 +232,6 @@ fn a_name_that_is_taken_again_goes_on_counting() {
     for instance in left_over {
         assert!(!cluster.state.placements.contains_key(&instance), "{instance} runs what nobody wants");
     }
-}
-
-const OTHER: NodeId = NodeId(2);
-
-#[test]
-fn a_silent_node_is_given_up_and_its_minimum_is_placed_elsewhere() {
-    let mut cluster = Cluster::new();
-    cluster.register(OTHER);
-    cluster.command(Command::Drain { node: NODE, is_draining: true });
-    cluster.deploy(1, 4);
-    cluster.all_ready(1);
-    cluster.command(Command::Drain { node: NODE, is_draining: false });
-    assert_eq!((cluster.on(OTHER), cluster.on(NODE)), (5, 0), "four and the one that proved it");
-    for _ in 0..20 {
-        cluster.pass(Duration::from_millis(500));
-        cluster.hear(OTHER, 1);
-    }
-    assert!(!cluster.state.nodes[&OTHER].is_dead, "it was heard of all the time");
-
-    cluster.pass(DEAD_AFTER - Duration::from_millis(1));
-    assert!(!cluster.state.nodes[&OTHER].is_dead);
-    cluster.pass(Duration::from_millis(1));
-    assert!(cluster.state.nodes[&OTHER].is_dead);
-    assert_eq!((cluster.on(OTHER), cluster.on(NODE)), (0, 4));
-    assert_eq!(cluster.state.nodes[&OTHER].grant, Resources::default());
-    assert!(!cluster.state.nodes[&NODE].is_dead, "whoever leads is alive");
-}
-
-#[test]
-fn a_node_that_misses_a_beat_is_suspected_until_it_is_heard_of() {
-    let mut cluster = Cluster::new();
-    cluster.register(OTHER);
-    cluster.pass(SUSPECT_AFTER - Duration::from_millis(1));
-    assert!(cluster.controller.suspected().is_empty());
-    cluster.pass(Duration::from_millis(1));
-    assert!(cluster.controller.suspected().contains(&OTHER));
-    assert!(!cluster.state.nodes[&OTHER].is_dead, "nothing of it is placed anew");
-    cluster.hear(OTHER, 1);
-    assert!(cluster.controller.suspected().is_empty());
-    cluster.pass(DEAD_AFTER);
-    assert!(cluster.controller.suspected().is_empty(), "what is dead is more than suspected");
-}
-
-#[test]
-fn a_node_that_comes_back_has_its_time_anew() {
-    let mut cluster = Cluster::new();
-    cluster.register(OTHER);
-    cluster.pass(DEAD_AFTER);
-    assert!(cluster.state.nodes[&OTHER].is_dead);
-    assert_eq!(cluster.state.nodes[&OTHER].epoch, Epoch(2), "what it said in its first epoch is refused from here on");
-    cluster.register(OTHER);
-    assert!(!cluster.state.nodes[&OTHER].is_dead);
-    cluster.pass(DEAD_AFTER - Duration::from_millis(1));
-    cluster.hear(OTHER, 1);
-    cluster.pass(Duration::from_millis(1));
-    assert!(cluster.state.nodes[&OTHER].is_dead, "what came late from before says nothing");
-}
-
-#[test]
-fn a_leader_that_was_asleep_gives_nobody_up() {
-    let mut cluster = Cluster::new();
-    cluster.register(OTHER);
-    cluster.wake_after(Duration::from_secs(30));
-    assert!(!cluster.state.nodes[&OTHER].is_dead);
-    cluster.pass(DEAD_AFTER);
-    assert!(cluster.state.nodes[&OTHER].is_dead);
 }
 
 #[test]
@@ -460,38 +355,4 @@ fn a_node_speaks_for_its_own_instances_and_in_its_own_epoch() {
     }
     cluster.beat(owner, 1, vec![ready]);
     assert_eq!(cluster.live(), Some(1));
-}
-
-#[test]
-fn a_node_that_is_overdue_does_not_end_the_looking_after_the_others() {
-    let mut controller = Controller::new(NODE);
-    let mut cluster = Cluster::new();
-    cluster.register(OTHER);
-    let begun = cluster.now;
-    controller.on_input(begun, Input::Applied(&cluster.state));
-    // Nobody answers the proposal that declares it dead.
-    let mut now = begun;
-    for _ in 0..40 {
-        let at = controller.wake_at().expect("it looks");
-        assert!(at > now && at.since(now) <= Duration::from_millis(500), "from {now} to {at}");
-        now = at;
-        controller.on_input(now, Input::Woke(&cluster.state));
-    }
-}
-
-#[test]
-fn a_beat_at_the_very_moment_at_which_something_is_due_does_not_put_it_off() {
-    let mut cluster = Cluster::new();
-    let third = NodeId(3);
-    cluster.register(OTHER);
-    cluster.register(third);
-    let beat = Duration::from_millis(500);
-    for _ in 0..DEAD_AFTER.as_millis() / beat.as_millis() {
-        // The driver takes the beat first, although its timer has run out as well.
-        cluster.now = cluster.now + beat;
-        cluster.hear(third, 1);
-        cluster.pass(Duration::ZERO);
-    }
-    assert!(cluster.state.nodes[&OTHER].is_dead);
-    assert!(!cluster.state.nodes[&third].is_dead);
 }
