@@ -4,7 +4,8 @@ use std::fmt;
 
 /// What a build can read from the log.
 ///
-/// It counts up with every command, and every field of one that changes what it does, that earlier builds cannot read:
+/// It counts up with every command, and every field of one that changes what it does, that earlier builds cannot read, and with
+/// every change of what applying the same bytes makes of a state, which would set replicas of two builds apart:
 ///
 /// | level | brings |
 /// |---|---|

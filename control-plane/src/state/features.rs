@@ -5,7 +5,7 @@
 //! falls, because the log holds what was proposed at it: whoever reads less than that is not registered again.
 
 use super::{Command, Rejection, State};
-use crate::model::{FeatureLevel, FunctionName, NodeId, ScalingChange};
+use crate::model::{FeatureLevel, FunctionName, ScalingChange};
 use crate::planted::planted;
 
 impl Command {
@@ -64,10 +64,9 @@ impl State {
         Ok(after.into())
     }
 
-    /// Refuses a node that cannot read what may be in the log.
-    pub fn check_node_reads(&self, node: NodeId, level: FeatureLevel) -> Result<(), Rejection> {
-        let cluster = self.features;
-        if level < cluster { Err(Rejection::NodeTooOld { node, level, cluster }) } else { Ok(()) }
+    /// Returns whether a build of this level can read what may be in the log.
+    pub fn is_read_by(&self, level: FeatureLevel) -> bool {
+        level >= self.features
     }
 
     /// Raises the level to what every registered node reads, whether it lives or not: a dead one comes back to this log.

@@ -15,7 +15,9 @@ impl State {
         if self.removed.contains(&id) {
             return Err(Rejection::NodeRemoved(id));
         }
-        self.check_node_reads(id, spec.features)?;
+        if !self.is_read_by(spec.features) {
+            return Err(Rejection::NodeTooOld { node: id, level: spec.features, cluster: self.features });
+        }
         self.admitted.remove(&id);
         let known = self.nodes.get(&id);
         let epoch = Epoch(known.map_or(0, |node| node.epoch.0).saturating_add(1));

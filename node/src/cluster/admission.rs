@@ -55,8 +55,9 @@ impl Join for Admission {
         if is_hopeless {
             return Err(Status::permission_denied(Rejection::NotInvited(NotInvited::Unknown).to_string()));
         }
-        let (level, cluster) = (FeatureLevel(features), raft.read(|state| state.features));
-        if level < cluster {
+        let level = FeatureLevel(features);
+        let (is_readable, cluster) = raft.read(|state| (state.is_read_by(level), state.features));
+        if !is_readable {
             let told = format!("the machine reads feature level {level} of the log, the cluster has {cluster}");
             return Err(Status::failed_precondition(told));
         }
@@ -79,10 +80,10 @@ impl Join for Admission {
     async fn r#return(&self, request: Request<v1::ReturnRequest>) -> Result<Response<v1::CertificateReply>, Status> {
         let v1::ReturnRequest { request, ended } = request.into_inner();
         let raft = self.0.raft()?;
-        let (authority, life) = self.0.issuing();
+        let authority = self.0.standing().authority.clone();
         let authority = authority.ok_or_else(|| Status::unavailable("this node does not hold the authority"))?;
         let (ended, now) = (CertificateDer::from(ended), self.0.0.clock.now());
-        let issued = authority.issue_again(&request, &ended, now, life).map_err(|error| refused(&error))?;
+        let issued = authority.issue_again(&request, &ended, now, self.0.0.life).map_err(|error| refused(&error))?;
         let (node, certificate) = issued;
         // Without a majority, as while a whole cluster starts again, what is known here counts for a node and not against it.
         let is_current = raft.catch_up().await.is_ok();
@@ -90,7 +91,7 @@ impl Join for Admission {
             let told = format!("{node} is not a member");
             return Err(if is_current { Status::permission_denied(told) } else { Status::unavailable(told) });
         }
-        tracing::info!(%node, "a node came back whose certificate had ended");
+        tracing::info!(%node, "a node that was away has another certificate");
         let authority = authority.certificate().to_vec();
         Ok(Response::new(v1::CertificateReply { certificate: certificate.to_vec(), authority }))
     }
@@ -127,8 +128,8 @@ impl Cluster {
 
     /// Issues a certificate to a node, if this one holds the authority.
     pub(super) fn issue_here(&self, request: &[u8], node: NodeId) -> Result<Option<v1::CertificateReply>, Status> {
-        let (Some(authority), life) = self.issuing() else { return Ok(None) };
-        let issued = authority.issue(request, node, self.0.clock.now(), life);
+        let Some(authority) = self.standing().authority.clone() else { return Ok(None) };
+        let issued = authority.issue(request, node, self.0.clock.now(), self.0.life);
         let certificate = issued.map_err(|error| refused(&error))?.to_vec();
         Ok(Some(v1::CertificateReply { certificate, authority: authority.certificate().to_vec() }))
     }

@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use control_plane::model::{Digest, FeatureLevel, NodeId};
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, stream};
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use proto::v1;
@@ -34,6 +33,9 @@ const ATTEMPT_MAX: Duration = Duration::from_secs(10);
 
 /// How long a connection may take to be made.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
+
+/// How many nodes are asked at once for another certificate.
+const ASKED_AT_ONCE: usize = 8;
 
 /// How long a machine rests between two attempts.
 const REST: Duration = Duration::from_millis(500);
@@ -107,9 +109,9 @@ pub struct Entered {
 
 /// Lets this machine be made a node by the cluster that `token` is for, a node of which is reached at `address`.
 ///
-/// The machine reads `level` of the cluster's log; what it issues itself once it votes is good for `life`.
+/// The machine reads `level` of the cluster's log.
 pub async fn enter(
-    (folder, life): (&Path, Duration),
+    folder: &Path,
     address: &str,
     token: &JoinToken,
     level: FeatureLevel,
@@ -120,7 +122,7 @@ pub async fn enter(
     let key = NewKey::random();
     let asked = v1::EnterRequest { secret: token.secret().reveal(), request: key.request(), features: level.0 };
     loop {
-        match attempt((folder, life), address, token, (&key, &asked), clock).await {
+        match attempt(folder, address, token, (&key, &asked), clock).await {
             Err(error @ EnterError::Unavailable { .. }) if Instant::now() + REST < deadline => {
                 tracing::info!(%error, "not let in yet");
                 sleep(REST).await;
@@ -131,7 +133,7 @@ pub async fn enter(
 }
 
 async fn attempt(
-    (folder, life): (&Path, Duration),
+    folder: &Path,
     address: &str,
     token: &JoinToken,
     (key, asked): (&NewKey, &v1::EnterRequest),
@@ -153,28 +155,20 @@ async fn attempt(
     );
     let contacts = reply.contacts.into_iter();
     let contacts = contacts.map(|known| Contact { node: NodeId(known.node), address: known.address }).collect();
-    let standing = Standing::joined(folder, life, identity.map_err(StandingError::from)?, contacts)?;
+    let standing = Standing::joined(folder, identity.map_err(StandingError::from)?, contacts)?;
     let seen = *seen.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(Entered { standing, seen })
 }
 
 /// Gets another certificate for a node that was away until its own had ended; changes nothing otherwise.
 ///
-/// The nodes it knew are asked first, because they know whether it still belongs to them. One that holds the authority and hears
-/// of nobody issues its own, as all do whose cluster was off; any other asks until [`ENTER_MAX`] has passed, and then returns
-/// the certificate's own error.
-pub async fn return_if_ended(standing: &mut Standing, clock: &Clock) -> Result<(), StandingError> {
+/// Asks until [`ENTER_MAX`] has passed, and then returns the certificate's own error. What the node issues itself is good for `life`.
+pub async fn return_if_ended(standing: &mut Standing, clock: &Clock, life: Duration) -> Result<(), StandingError> {
     let Err(error) = standing.identity.check_time(clock.now()) else { return Ok(()) };
     let IdentityError::Expired { .. } = &error else { return Err(error.into()) };
     let deadline = Instant::now() + ENTER_MAX;
     loop {
-        if let Some(identity) = ask_again(standing.contacts(), &standing.identity, clock).await? {
-            return standing.renew(identity);
-        }
-        if let Some(authority) = standing.authority.clone() {
-            let (key, now) = (NewKey::random(), clock.now());
-            let certificate = authority.issue(&key.request(), standing.peer().node, now, standing.life)?;
-            let identity = key.accept(&certificate, authority.certificate(), authority.digest(), now)?;
+        if let Some(identity) = next_identity(standing, clock, life).await? {
             return standing.renew(identity);
         }
         if Instant::now() + REST >= deadline {
@@ -184,32 +178,33 @@ pub async fn return_if_ended(standing: &mut Standing, clock: &Clock) -> Result<(
     }
 }
 
-/// Asks other nodes at once for a certificate in the place of `ended`, whose time is over; none where nobody decides.
-pub(super) async fn ask_again(
-    contacts: &[Contact],
-    ended: &Identity,
+/// Returns the next identity of a node that the others may not listen to; none where nobody gives it one yet.
+///
+/// The nodes it knew are asked first, because they know whether it still belongs to them: one that says no is believed. A node that
+/// holds the authority and hears of nobody who decides issues its own, as all do whose cluster was off.
+pub(super) async fn next_identity(
+    standing: &Standing,
     clock: &Clock,
+    life: Duration,
 ) -> Result<Option<Identity>, StandingError> {
-    let mut asked: FuturesUnordered<_> = contacts.iter().map(|contact| ask_one(contact, ended, clock)).collect();
-    while let Some(answer) = asked.next().await {
+    let (contacts, ended, clock_there) = (standing.contacts().to_vec(), standing.identity.clone(), clock.clone());
+    let asked = contacts.into_iter().map(move |contact| ask_again(contact, ended.clone(), clock_there.clone()));
+    let mut answers = stream::iter(asked).buffer_unordered(ASKED_AT_ONCE);
+    while let Some(answer) = answers.next().await {
         match answer {
             Ok(identity) => return Ok(Some(identity)),
-            Err(EnterError::Standing(error)) => return Err(error),
             Err(EnterError::Refused { address, reason }) => return Err(StandingError::Refused { address, reason }),
-            Err(
-                error @ (EnterError::Unavailable { .. } | EnterError::OtherCluster { .. } | EnterError::TooOld { .. }),
-            ) => {
-                tracing::warn!(%error, "no other certificate from here");
-            }
+            // One whose clock is wrong gives what is good for nothing; others may do better.
+            Err(error) => tracing::debug!(%error, "no other certificate from here"),
         }
     }
-    Ok(None)
+    standing.issue_own(clock.now(), life)
 }
 
-async fn ask_one(contact: &Contact, ended: &Identity, clock: &Clock) -> Result<Identity, EnterError> {
+async fn ask_again(contact: Contact, ended: Identity, clock: Clock) -> Result<Identity, EnterError> {
     let (address, pin) = (&contact.address, ended.authority());
-    let mut client = JoinClient::new(channel(address, pin, clock, Arc::default()));
-    let key = NewKey::again(ended);
+    let mut client = JoinClient::new(channel(address, pin, &clock, Arc::default()));
+    let key = NewKey::again(&ended);
     let mut request = Request::new(v1::ReturnRequest { request: key.request(), ended: ended.certificate().to_vec() });
     request.set_timeout(ATTEMPT_MAX);
     let reply = timeout(ATTEMPT_MAX, client.r#return(request)).await;

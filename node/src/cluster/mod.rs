@@ -33,12 +33,12 @@ use tonic::transport::Channel;
 
 pub use self::address::advertised;
 pub use self::enter::{ENTER_MAX, EnterError, Entered, enter, return_if_ended};
-pub use self::presence::{BEAT_EVERY, Presence};
+pub use self::presence::{BEAT_EVERY, Presence, Refused};
 pub use self::standing::{Contact, FOUNDER, Standing, StandingError};
 pub use self::suspects::Suspects;
 
 use crate::agent::Instances;
-use crate::auth::{Authority, PeerId, PeerTls, Protocol};
+use crate::auth::{PeerId, PeerTls, Protocol};
 use crate::clock::Clock;
 use crate::gateway::{Dial, Dialing, PeerIo, Traffic};
 use crate::image::{ImagePeer, ImagePeers, Store};
@@ -57,6 +57,8 @@ struct Shared {
     peer: PeerId,
     address: String,
     clock: Clock,
+    /// How long the certificates are good for that this node issues.
+    life: Duration,
     tls: PeerTls,
     standing: Mutex<Standing>,
     raft: Arc<OnceLock<Raft>>,
@@ -70,11 +72,12 @@ struct Shared {
 }
 
 impl Cluster {
-    /// Takes the place of `standing`; other nodes reach it at `address`, and are told of what is `running`.
+    /// Takes the place of `standing`; other nodes reach it at `address`, and are told of what is `running`. The certificates that it
+    /// issues are good for `life`.
     pub fn new(
         standing: Standing,
         address: String,
-        clock: Clock,
+        (clock, life): (Clock, Duration),
         running: (Instances, Traffic),
         beats: mpsc::Sender<Beat>,
     ) -> Self {
@@ -88,6 +91,7 @@ impl Cluster {
             peer: standing.peer(),
             address,
             clock,
+            life,
             tls,
             standing: Mutex::new(standing),
             raft,
@@ -192,12 +196,6 @@ impl Cluster {
 
     fn standing(&self) -> MutexGuard<'_, Standing> {
         self.0.standing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns what this node issues certificates with, if it does, and how long they are good for.
-    fn issuing(&self) -> (Option<Arc<Authority>>, Duration) {
-        let standing = self.standing();
-        (standing.authority.clone(), standing.life)
     }
 
     fn addresses(&self) -> MutexGuard<'_, BTreeMap<NodeId, String>> {

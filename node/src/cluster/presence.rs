@@ -1,6 +1,7 @@
 //! Says to whoever leads that this node is there, registers it, and keeps its certificate good.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::codec;
@@ -13,12 +14,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::enter::ask_again;
+use super::enter::next_identity;
 use super::service::REPORTS_MAX;
 use super::standing::{Contact, StandingError};
 use super::{ASK_MAX, Cluster};
 use crate::agent::Phase;
-use crate::auth::{Identity, NewKey};
+use crate::auth::NewKey;
 use crate::raft::{ProposeError, Raft};
 
 /// How often a node says that it is there.
@@ -52,8 +53,19 @@ pub struct Presence {
     /// Who leads, and in which term, to whom everything that is ready here was told.
     told: Option<(NodeId, u64)>,
     registered: watch::Sender<Option<Epoch>>,
-    /// Why this node is not registered, if it never will be.
-    refused: watch::Sender<Option<Rejection>>,
+    /// Why the cluster does not take this node, if it never will.
+    refused: watch::Sender<Option<Refused>>,
+}
+
+/// Why the cluster does not take a node, and never will as it is.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refused {
+    /// It is not registered.
+    #[error(transparent)]
+    Registration(Rejection),
+    /// Its certificate has ended, and it gets no other one.
+    #[error(transparent)]
+    Certificate(Arc<StandingError>),
 }
 
 impl Presence {
@@ -78,8 +90,8 @@ impl Presence {
         self.registered.subscribe()
     }
 
-    /// Returns a channel that tells why this node is not registered, if it never will be as it is.
-    pub fn refused(&self) -> watch::Receiver<Option<Rejection>> {
+    /// Returns a channel that tells why the cluster does not take this node, if it never will as it is.
+    pub fn refused(&self) -> watch::Receiver<Option<Refused>> {
         self.refused.subscribe()
     }
 
@@ -106,10 +118,12 @@ impl Presence {
         tokio::select! {
             () = stop.cancelled() => {}
             () = beating => {}
-            refused = registering => {
-                self.refused.send_replace(refused);
+            rejection = registering => {
+                self.refused.send_replace(rejection.map(Refused::Registration));
             }
-            () = caring => {}
+            error = caring => {
+                self.refused.send_replace(Some(Refused::Certificate(Arc::new(error))));
+            }
         }
     }
 
@@ -255,8 +269,9 @@ async fn register(
     }
 }
 
-/// Renews the certificate in time, takes over the authority on a voter, and remembers where others are.
-async fn care(cluster: Cluster, raft: Raft) {
+/// Renews the certificate in time, takes over the authority on a voter, and remembers where others are; ends if the cluster gives
+/// this node no other certificate.
+async fn care(cluster: Cluster, raft: Raft) -> StandingError {
     let mut ticks = interval(CARE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -272,10 +287,14 @@ async fn care(cluster: Cluster, raft: Raft) {
             let standing = cluster.standing();
             (standing.identity.renew_at(), standing.authority.is_some())
         };
-        if renew_at <= cluster.0.clock.now()
-            && let Err(reason) = renew(&cluster, &raft).await
-        {
-            tracing::warn!(reason, "the certificate of this node was not renewed yet");
+        if renew_at <= cluster.0.clock.now() {
+            match renew(&cluster, &raft).await {
+                Ok(()) => {}
+                Err(NotRenewed::Refused(error)) => return error,
+                Err(NotRenewed::Yet(reason)) => {
+                    tracing::warn!(reason, "the certificate of this node was not renewed yet");
+                }
+            }
         }
         if !has_authority
             && members.voters.contains_key(&cluster.node())
@@ -286,39 +305,54 @@ async fn care(cluster: Cluster, raft: Raft) {
     }
 }
 
-async fn renew(cluster: &Cluster, raft: &Raft) -> Result<(), String> {
-    let identity = next_identity(cluster, raft).await?;
-    cluster.standing().renew(identity.clone()).map_err(|error| error.to_string())?;
+/// Why a node goes on with the certificate that it has.
+enum NotRenewed {
+    /// It may be tried again.
+    Yet(String),
+    /// The node does not belong to the cluster any more.
+    Refused(StandingError),
+}
+
+impl From<String> for NotRenewed {
+    fn from(reason: String) -> Self {
+        Self::Yet(reason)
+    }
+}
+
+impl From<StandingError> for NotRenewed {
+    fn from(error: StandingError) -> Self {
+        match error {
+            StandingError::Refused { .. } => Self::Refused(error),
+            error => Self::Yet(error.to_string()),
+        }
+    }
+}
+
+async fn renew(cluster: &Cluster, raft: &Raft) -> Result<(), NotRenewed> {
+    let standing = cluster.standing().clone();
+    let (clock, life) = (&cluster.0.clock, cluster.0.life);
+    // Cut off, asleep for longer than the certificate was good, or removed: no port for peers may be open to it any more.
+    let is_alone = standing.identity.not_after() <= clock.now() || raft.catch_up().await.is_err();
+    let identity = if is_alone {
+        let next = next_identity(&standing, clock, life).await?;
+        next.ok_or_else(|| "nobody who leads is in reach, and nobody gives it another one".to_owned())?
+    } else if let Some(own) = standing.issue_own(clock.now(), life)? {
+        own
+    } else {
+        let key = NewKey::random();
+        let request = v1::RenewRequest { request: key.request() };
+        let issued = ask_voters(cluster, raft, |mut peer| {
+            let request = request.clone();
+            async move { peer.renew(request).await }
+        });
+        let v1::CertificateReply { certificate, authority } = issued.await?;
+        let pin = standing.identity.authority();
+        key.accept(&certificate.into(), &authority.into(), pin, clock.now()).map_err(StandingError::from)?
+    };
+    cluster.standing().renew(identity.clone())?;
     cluster.0.tls.renew(&identity).map_err(|error| error.to_string())?;
     tracing::info!("the certificate of this node was renewed");
     Ok(())
-}
-
-async fn next_identity(cluster: &Cluster, raft: &Raft) -> Result<Identity, String> {
-    let standing = cluster.standing().clone();
-    let (key, now) = (NewKey::random(), cluster.0.clock.now());
-    let (certificate, root) = match &standing.authority {
-        Some(authority) => {
-            let issued = authority.issue(&key.request(), cluster.node(), now, standing.life);
-            (issued.map_err(|error| error.to_string())?, authority.certificate().clone())
-        }
-        // Cut off, or asleep, for longer than the certificate was good: no port for peers is open to it any more.
-        None if standing.identity.not_after() <= now => {
-            let identity = ask_again(standing.contacts(), &standing.identity, &cluster.0.clock).await;
-            let identity = identity.map_err(|error| error.to_string())?;
-            return identity.ok_or_else(|| "it has ended, and nobody gives another one".to_owned());
-        }
-        None => {
-            let request = v1::RenewRequest { request: key.request() };
-            let issued = ask_voters(cluster, raft, |mut peer| {
-                let request = request.clone();
-                async move { peer.renew(request).await }
-            });
-            let issued = issued.await?;
-            (issued.certificate.into(), issued.authority.into())
-        }
-    };
-    key.accept(&certificate, &root, standing.identity.authority(), now).map_err(|error| error.to_string())
 }
 
 async fn take_authority(cluster: &Cluster, raft: &Raft) -> Result<(), String> {

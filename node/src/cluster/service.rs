@@ -51,7 +51,7 @@ impl Peers for Answers {
             decoded.inspect_err(|error| tracing::warn!(%node, %error, "a report is not understood")).ok()
         });
         self.0.take(Beat { node, epoch: Epoch(epoch), events: events.collect() }, address)?;
-        let suspected = self.0.suspects().all().into_iter().map(|node| node.0).collect();
+        let suspected = self.0.suspects().told().into_iter().map(|node| node.0).collect();
         Ok(Response::new(v1::BeatReply { taken: true, leader: None, suspected }))
     }
 

@@ -102,8 +102,6 @@ impl StandingError {
 #[derive(Clone, Debug)]
 pub struct Standing {
     folder: PathBuf,
-    /// How long the certificates are good for that this machine issues.
-    pub(super) life: Duration,
     peer: PeerId,
     pub(super) identity: Identity,
     pub(super) authority: Option<Arc<Authority>>,
@@ -135,38 +133,35 @@ impl Standing {
             }
             Err(error) => return Err(error.into()),
         };
-        let key = NewKey::random();
-        let certificate = authority.issue(&key.request(), FOUNDER, now, life)?;
-        let identity = key.accept(&certificate, authority.certificate(), authority.digest(), now)?;
-        Self::keep(folder, life, identity, Some(Arc::new(authority)), Vec::new())
+        let identity = issue(&authority, FOUNDER, now, life)?;
+        Self::keep(folder, identity, Some(Arc::new(authority)), Vec::new())
+    }
+
+    /// Returns another identity that this machine issues itself, if it holds the authority.
+    pub(super) fn issue_own(&self, now: Timestamp, life: Duration) -> Result<Option<Identity>, StandingError> {
+        self.authority.as_ref().map(|authority| issue(authority, self.peer.node, now, life)).transpose()
     }
 
     /// Keeps what a machine has been made that joined.
-    pub(super) fn joined(
-        folder: &Path,
-        life: Duration,
-        identity: Identity,
-        contacts: Vec<Contact>,
-    ) -> Result<Self, StandingError> {
-        Self::keep(folder, life, identity, None, contacts)
+    pub(super) fn joined(folder: &Path, identity: Identity, contacts: Vec<Contact>) -> Result<Self, StandingError> {
+        Self::keep(folder, identity, None, contacts)
     }
 
     fn keep(
         folder: &Path,
-        life: Duration,
         identity: Identity,
         authority: Option<Arc<Authority>>,
         contacts: Vec<Contact>,
     ) -> Result<Self, StandingError> {
         identity.save(&identity_file(folder))?;
-        let this = Self { folder: folder.to_owned(), life, peer: identity.peer(), identity, authority, contacts };
+        let this = Self { folder: folder.to_owned(), peer: identity.peer(), identity, authority, contacts };
         // Last: from here on the machine is that node.
         this.write()?;
         Ok(this)
     }
 
     /// Reads who this machine is; nothing where it is nobody yet. The certificate may have ended.
-    pub fn load(folder: &Path, life: Duration) -> Result<Option<Self>, StandingError> {
+    pub fn load(folder: &Path) -> Result<Option<Self>, StandingError> {
         let path = standing_file(folder);
         let damaged = |reason: String| StandingError::Damaged { path: path.clone(), reason };
         let bytes = match read_small(&path) {
@@ -192,7 +187,7 @@ impl Standing {
         };
         let contacts = written.contacts.into_iter();
         let contacts = contacts.map(|known| Contact { node: NodeId(known.node), address: known.address }).collect();
-        Ok(Some(Self { folder: folder.to_owned(), life, peer, identity, authority, contacts }))
+        Ok(Some(Self { folder: folder.to_owned(), peer, identity, authority, contacts }))
     }
 
     /// Returns which node this is, and of which cluster.
@@ -244,6 +239,13 @@ impl Standing {
     }
 }
 
+/// Makes a node's identity by the authority that is here.
+fn issue(authority: &Authority, node: NodeId, now: Timestamp, life: Duration) -> Result<Identity, StandingError> {
+    let key = NewKey::random();
+    let certificate = authority.issue(&key.request(), node, now, life)?;
+    Ok(key.accept(&certificate, authority.certificate(), authority.digest(), now)?)
+}
+
 fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(std::fs::File::open(path)?, FILE_MAX_BYTES), &mut bytes)?;
@@ -271,11 +273,11 @@ mod tests {
     #[test]
     fn a_founder_reads_back_who_it_is() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(Standing::load(folder.path(), CERTIFICATE_LIFE).unwrap().is_none(), "it is nobody yet");
+        assert!(Standing::load(folder.path()).unwrap().is_none(), "it is nobody yet");
         let mut founded = Standing::found(folder.path(), Clock::system().now(), CERTIFICATE_LIFE).unwrap();
         let contact = Contact { node: NodeId(2), address: "10.0.0.2:8100".to_owned() };
         founded.set_contacts(vec![contact.clone()]).unwrap();
-        let read = Standing::load(folder.path(), CERTIFICATE_LIFE).unwrap().expect("it is somebody");
+        let read = Standing::load(folder.path()).unwrap().expect("it is somebody");
         assert_eq!(read.peer(), founded.peer());
         assert_eq!(read.peer().node, FOUNDER);
         assert_eq!(read.contacts(), [contact]);
@@ -299,14 +301,14 @@ mod tests {
         let whole = std::fs::read_to_string(&path).unwrap();
         for damaged in [whole.replace(": 1", ": 0"), whole[..20].to_owned(), whole.replace(": 1", ": 2")] {
             std::fs::write(&path, &damaged).unwrap();
-            let told = Standing::load(folder.path(), CERTIFICATE_LIFE).unwrap_err();
+            let told = Standing::load(folder.path()).unwrap_err();
             assert!(told.hint().is_some(), "{told} about {damaged}");
         }
         let stranger = tempfile::tempdir().unwrap();
         Standing::found(stranger.path(), Clock::system().now(), CERTIFICATE_LIFE).unwrap();
         std::fs::write(&path, whole).unwrap();
         std::fs::copy(authority_file(stranger.path()), authority_file(folder.path())).unwrap();
-        let told = Standing::load(folder.path(), CERTIFICATE_LIFE).unwrap_err();
+        let told = Standing::load(folder.path()).unwrap_err();
         assert!(told.to_string().contains("it is the authority"), "{told}");
     }
 }

@@ -34,13 +34,13 @@ impl Suspects {
     /// Takes over what whoever leads says.
     pub fn replace(&self, told: BTreeSet<NodeId>) {
         // It is nobody, nearly always.
-        if self.all() == told {
+        if self.told() == told {
             return;
         }
         if told.is_empty() {
-            tracing::info!("no node is suspected any more");
+            tracing::info!("whoever leads suspects no node any more");
         } else {
-            tracing::info!(nodes = ?told, "nodes are suspected to have gone");
+            tracing::info!(nodes = ?told, "whoever leads suspects nodes to have gone");
         }
         self.held().told = told;
     }
@@ -70,7 +70,7 @@ impl Suspects {
     }
 
     /// Returns whom whoever leads has not heard of.
-    pub(super) fn all(&self) -> BTreeSet<NodeId> {
+    pub(super) fn told(&self) -> BTreeSet<NodeId> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).told.clone()
     }
 
@@ -91,7 +91,7 @@ mod tests {
         suspects.add(ONE);
         suspects.replace(BTreeSet::new());
         assert!(suspects.contains(ONE), "the new leader has not had the time to miss it");
-        assert_eq!(suspects.all(), BTreeSet::new(), "which is what this node would tell, should it lead");
+        assert_eq!(suspects.told(), BTreeSet::new(), "which is what this node would tell, should it lead");
         assert!(!suspects.contains_at(ONE, Instant::now() + SILENCE_COUNTS));
     }
 

@@ -2,6 +2,8 @@
 
 use control_plane::state::Rejection;
 
+use crate::cluster::Refused;
+
 /// Why a daemon that runs cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
@@ -10,20 +12,20 @@ pub enum Failed {
     Consensus(String),
     /// The cluster does not take the node, and never will as it is.
     #[error("the cluster does not take this node: {0}")]
-    Refused(Rejection),
+    Refused(Refused),
 }
 
 impl Failed {
     /// Returns what to do about it.
     pub fn hint(&self) -> String {
+        let again = || "its log tells more; nothing acknowledged is lost: start it again".to_owned();
         match self {
-            Self::Refused(Rejection::NodeTooOld { node, cluster, .. }) => format!(
+            Self::Refused(Refused::Registration(Rejection::NodeTooOld { node, cluster, .. })) => format!(
                 "start a version that reads feature level {cluster}, without a --feature-level below it, or take the node out: \
                  `hearth cluster remove {node}`"
             ),
-            Self::Consensus(_) | Self::Refused(_) => {
-                "its log tells more; nothing acknowledged is lost: start it again".to_owned()
-            }
+            Self::Refused(Refused::Certificate(error)) => error.hint().unwrap_or_else(again),
+            Self::Consensus(_) | Self::Refused(Refused::Registration(_)) => again(),
         }
     }
 }

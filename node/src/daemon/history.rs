@@ -214,7 +214,7 @@ fn compare_members(before: &Members, after: &Members) -> Vec<Happened> {
     happened
 }
 
-/// Bounds how many placements are told: a burst must not push everything else out of what is remembered.
+/// Bounds how many placements are told: each is a line of the log, and a burst would push those before it out of what is remembered.
 #[derive(Debug, Default)]
 struct Budget {
     window_ends: Timestamp,

@@ -24,7 +24,6 @@ use std::time::Duration;
 
 use control_plane::model::{Epoch, FeatureLevel};
 use control_plane::raft::Timing;
-use control_plane::state::Rejection;
 use proto::json::{Event, EventKind};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
@@ -36,7 +35,7 @@ use crate::agent::{Agent, Instances, Means, SandboxTools, stop_all};
 use crate::api::{Api, Server};
 use crate::auth::{JoinToken, Token};
 use crate::clock::Clock;
-use crate::cluster::{self, Cluster, Entered, Presence, Standing};
+use crate::cluster::{self, Cluster, Entered, Presence, Refused, Standing};
 use crate::config::{Build, Config};
 use crate::data_dir::DataDir;
 use crate::gateway::{Gateway, QUEUE_MAX, Traffic};
@@ -95,7 +94,7 @@ pub struct Daemon {
     gateway: JoinHandle<()>,
     api: Server,
     readiness: Readiness,
-    refused: watch::Receiver<Option<Rejection>>,
+    refused: watch::Receiver<Option<Refused>>,
     /// Ends the gateway, then everything that decides.
     stop_gateway: CancellationToken,
     stop: CancellationToken,
@@ -125,7 +124,9 @@ impl Daemon {
         let (standing, seen) = stand(&config, &data_dir.cluster(), &clock).await?;
         let address = cluster::advertised(&config.advertise, local(&peers_listener)?, seen);
         let (beats_tx, beats) = mpsc::channel(BEATS_MAX);
-        let cluster = Cluster::new(standing, address, clock.clone(), (instances.clone(), traffic.clone()), beats_tx);
+        let life = config.peers.certificate_life.0;
+        let cluster =
+            Cluster::new(standing, address, (clock.clone(), life), (instances.clone(), traffic.clone()), beats_tx);
         let node = cluster.node();
         let raft_config = raft::Config { dir: data_dir.raft(), node, timing: Timing::default() };
         let raft = Raft::open(raft_config, Some(cluster.raft_peers()), clock.clone()).await?;
@@ -287,13 +288,13 @@ impl Daemon {
         let mut refused = self.refused.clone();
         let refusal = async move {
             match refused.wait_for(Option::is_some).await.ok().and_then(|refused| refused.clone()) {
-                Some(rejection) => rejection,
+                Some(reason) => reason,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             reason = self.raft.failed() => Failed::Consensus(reason),
-            rejection = refusal => Failed::Refused(rejection),
+            reason = refusal => Failed::Refused(reason),
         }
     }
 
@@ -333,11 +334,11 @@ impl Daemon {
 /// With it comes the address of this machine that leads to the cluster, where that is known.
 async fn stand(config: &Config, folder: &Path, clock: &Clock) -> Result<(Standing, Option<IpAddr>), StartError> {
     let life = config.peers.certificate_life.0;
-    if let Some(mut standing) = Standing::load(folder, life)? {
+    if let Some(mut standing) = Standing::load(folder)? {
         if !config.join.address.is_empty() {
             tracing::info!(node = %standing.peer().node, "this machine belongs to a cluster already: it does not join");
         }
-        cluster::return_if_ended(&mut standing, clock).await?;
+        cluster::return_if_ended(&mut standing, clock, life).await?;
         return Ok((standing, None));
     }
     if config.join.address.is_empty() {
@@ -347,8 +348,7 @@ async fn stand(config: &Config, folder: &Path, clock: &Clock) -> Result<(Standin
     }
     let token: JoinToken = config.join.token.parse()?;
     let level = FeatureLevel(config.feature_level);
-    let entered = cluster::enter((folder, life), &config.join.address, &token, level, clock).await?;
-    let Entered { standing, seen } = entered;
+    let Entered { standing, seen } = cluster::enter(folder, &config.join.address, &token, level, clock).await?;
     tracing::info!(node = %standing.peer().node, cluster = %standing.peer().cluster, "joined");
     Ok((standing, seen))
 }
