@@ -47,7 +47,7 @@ pub(super) async fn get(State(api): State<Api>) -> Json<json::Cluster> {
     Json(json::Cluster {
         id: standing.cluster.to_string(),
         node: api.platform.identity().node.to_string(),
-        certificate_ends_at_ms: standing.certificate_end.as_millis(),
+        certificate_ends_at_ms: Some(standing.certificate_end.as_millis()),
         leader: members.leader.map(|leader| leader.to_string()),
         term: standing.term,
         voters_to_lose: voters.saturating_sub(1) / 2,

@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use control_plane::model::{FeatureLevel, FunctionName, RevisionId, RevisionNumber, ScalingChange};
+use control_plane::model::{FunctionName, RevisionId, RevisionNumber, ScalingChange};
 use control_plane::state::{self, Command, RevisionStatus};
 use proto::json::{
     self, ERROR_HEADER, ErrorCode, EventKind, FunctionPhase, REQUEST_ID_HEADER, REVISION_HEADER, RevisionPhase,
@@ -94,13 +94,15 @@ pub(super) async fn scale(
     let request: json::ScaleRequest = body::parse(&read(body, BODY_MAX_BYTES).await?)?;
     // Only what changes goes into the log: what is not named stays, though somebody sets it at this moment.
     let idle_max = request.idle_max_ms.map(Duration::from_millis);
-    let mut change = ScalingChange { min: request.min, max: request.max, idle_max };
-    if api.platform.read(|state| state.features < FeatureLevel::SCALE_SOME) {
+    let change = ScalingChange { min: request.min, max: request.max, idle_max };
+    let mut command = Command::Scale { function: name.clone(), change };
+    if api.platform.read(|state| state.check_readable(&command).is_err()) {
         // Some node reads only a change of everything: then what is not named is what it is now.
         api.catch_up().await?;
-        change = api.platform.read(|state| state.spell_out(&name, change))?;
+        let change = api.platform.read(|state| state.spell_out(&name, change))?;
+        command = Command::Scale { function: name.clone(), change };
     }
-    let index = api.change(Command::Scale { function: name.clone(), change }).await?;
+    let index = api.change(command).await?;
     if let Some(scaling) = api.platform.read(|state| state.functions.get(&name).map(|function| function.scaling)) {
         let told = format!("function {name} scales from {} to {}", scaling.min(), scaling.max());
         api.tell(EventKind::Scaled, Some((&name, None)), told);

@@ -27,9 +27,9 @@ pub const BODY_MAX_BYTES: u64 = 64 << 10;
 
 /// How much of a body that is refused is read all the same, in bytes: a client that is cut off in the middle of sending may never
 /// see the answer that says why.
-const REFUSED_BODY_READ_MAX_BYTES: usize = 4 << 20;
+const REFUSED_BODY_READ_MAX_BYTES: u64 = 4 << 20;
 
-/// How long that may take.
+/// How long that may take, or each piece of what is read to its end.
 const REFUSED_BODY_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// How long a client may take to send its next piece of a body.
@@ -82,19 +82,10 @@ pub(super) async fn upload(body: Body, limit: u64, folder: &Path) -> Result<Uplo
 }
 
 /// Reads what a client is still sending of a body that is refused, within limits, and keeps nothing of it.
+///
+/// Who sends more, or sends slowly, is cut off.
 pub(super) async fn discard(body: &mut Body) {
-    let mut left = REFUSED_BODY_READ_MAX_BYTES;
-    let reading = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            let length = frame.data_ref().map_or(0, Bytes::len);
-            match left.checked_sub(length) {
-                Some(rest) => left = rest,
-                None => return,
-            }
-        }
-    };
-    // Who sends more, or sends slowly, is cut off.
-    let _ = tokio::time::timeout(REFUSED_BODY_WAIT_MAX, reading).await;
+    let _ = tokio::time::timeout(REFUSED_BODY_WAIT_MAX, drain(body, REFUSED_BODY_READ_MAX_BYTES)).await;
 }
 
 /// Reads a body of at most `limit` bytes that is refused to its end, and keeps nothing of it.

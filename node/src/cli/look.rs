@@ -127,11 +127,11 @@ async fn versions_of(reader: &Reader, function: &str) -> Result<Vec<Value>, Fail
     Ok(versions)
 }
 
-/// Returns the ids of the nodes of a name.
-async fn nodes_named(reader: &Reader, name: &str) -> Result<Vec<String>, Failure> {
+/// Returns the id of each node and what people call it.
+async fn names_of_nodes(reader: &Reader) -> Result<Vec<(String, String)>, Failure> {
     let nodes: Vec<Value> = reader.client.get("/v1/nodes?stale=1").await?;
-    let named = nodes.iter().filter(|node| node["name"] == name);
-    Ok(named.filter_map(|node| node["id"].as_str().map(str::to_owned)).collect())
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    Ok(nodes.iter().filter_map(|node| Some((text(&node["id"])?, text(&node["name"])?))).collect())
 }
 
 /// Returns what is meant by a name, or everything of a kind.
@@ -144,12 +144,14 @@ async fn find(reader: &Reader, kind: Kind, name: Option<&str>) -> Result<Vec<Val
         texts.filter_map(|text| text.as_str().map(str::to_owned)).collect()
     };
     let names: Vec<String> = items.iter().flat_map(known).collect();
-    let nodes = if kind.speaks_of_nodes() { nodes_named(reader, name).await? } else { Vec::new() };
-    items.retain(|item| known(item).iter().any(|known| known == name || nodes.contains(known)));
+    let nodes = if kind.speaks_of_nodes() { names_of_nodes(reader).await? } else { Vec::new() };
+    let is_meant = |known: &String| known == name || nodes.iter().any(|(id, called)| id == known && called == name);
+    items.retain(|item| known(item).iter().any(is_meant));
     // An event is about something; that nothing happened to it is an answer.
     if items.is_empty() && kind != Kind::Events {
         let told = format!("there is no {} {name}", kind.singular());
-        let hint = match crate::config::nearest(name, names.iter().map(String::as_str)) {
+        let names = names.iter().chain(nodes.iter().map(|(_, called)| called));
+        let hint = match crate::config::nearest(name, names.map(String::as_str)) {
             Some(near) => format!("did you mean {near}?"),
             None => format!("`hearth get {}s` lists them", kind.singular()),
         };

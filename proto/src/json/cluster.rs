@@ -12,7 +12,9 @@ pub struct Cluster {
     /// The node that answers.
     pub node: String,
     /// When the certificate ends that this node shows to others, in milliseconds since 1970; it is renewed before.
-    pub certificate_ends_at_ms: u64,
+    /// None from a version that does not say.
+    #[serde(default)]
+    pub certificate_ends_at_ms: Option<u64>,
     /// The node that leads, if one is known to.
     pub leader: Option<String>,
     /// The election in which the leader was chosen.

@@ -171,7 +171,7 @@ pub(super) fn cluster() -> Cluster {
     Cluster {
         id: "0f".repeat(16),
         node: "node-1".into(),
-        certificate_ends_at_ms: 1_795_521_600_000,
+        certificate_ends_at_ms: Some(1_795_521_600_000),
         leader: Some("node-1".into()),
         term: 3,
         voters_to_lose: 1,

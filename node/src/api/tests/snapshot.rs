@@ -102,16 +102,22 @@ async fn an_image_that_is_left_out_has_the_size_that_the_node_knows() {
 }
 
 #[tokio::test]
-async fn where_something_was_deployed_a_backup_is_refused_before_it_is_sent() {
+async fn where_something_was_deployed_a_backup_is_refused_and_its_sender_hears_why() {
     let used = deployed(Digest::from_bytes([7; 32])).await;
     let mut stream = UnixStream::connect(&used.socket).await.unwrap();
-    // Nothing of the body follows.
-    let head = "PUT /v1/snapshot HTTP/1.1\r\nhost: hearth\r\ncontent-length: 1000000\r\n\r\n";
+    // More than is read of other bodies that are refused.
+    let (piece, pieces) = (vec![0; 1 << 20], 8);
+    let length = piece.len() * pieces;
+    let head = format!("PUT /v1/snapshot HTTP/1.1\r\nhost: hearth\r\ncontent-length: {length}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..pieces {
+        stream.write_all(&piece).await.expect("it is read to its end");
+    }
     let mut answer = [0; 12];
     let reading = stream.read_exact(&mut answer);
     tokio::time::timeout(PATIENCE, reading).await.expect("it answers in time").unwrap();
     assert_eq!(&answer, b"HTTP/1.1 409");
+    assert_eq!(std::fs::read_dir(&*used.api.uploads).unwrap().count(), 0, "nothing of it is kept");
 }
 
 #[tokio::test]
