@@ -24,7 +24,9 @@ const STORM_MAX: u64 = 120;
 /// Draws the node of a seed.
 pub(crate) fn node(seed: u64, now: Timestamp) -> Node {
     let mut rng = Rng::stream(seed, "swarm");
-    let swarm = Swarm::draw(&mut rng);
+    // Storms outlast the shorter one, and what waits is to be told so.
+    let queue_wait = Duration::from_secs(*Rng::stream(seed, "queue wait").pick(&[5, 60]));
+    let swarm = Swarm { queue_wait, ..Swarm::draw(&mut rng) };
     let mebi = *rng.pick(&[256, 1024, 2048, 4096]);
     let capacity = Resources { cpu: MilliCpu(16_000), memory: Bytes::mebi(mebi), disk: Bytes(1 << 40), pids: 1 << 20 };
     Node::alone(seed, now, capacity, swarm, false)
@@ -86,7 +88,7 @@ pub(crate) fn begin(node: &mut Node, seed: u64, end: Timestamp) {
 }
 
 /// How many seconds the longest of the short keep-alives lasts.
-const SHORT: u64 = 20;
+const SHORT_SECS: u64 = 20;
 
 /// Draws everything that will happen.
 pub(crate) fn draw(mut rng: Rng, bounds: Bounds) -> Drawn {
@@ -204,9 +206,9 @@ impl Plan {
     fn scaling(&mut self) -> Scaling {
         let min = self.rng.below(if self.bounds.is_small { 2 } else { 3 });
         let max = self.rng.between(2, 40);
-        // Half of the long ones are about as long as calls take, so that the end of the one meets the beginning of the other.
-        let idle = self.rng.between(1, self.bounds.idle_max);
-        let idle = Duration::from_secs(if idle > SHORT && idle.is_multiple_of(2) { 1 + idle % SHORT } else { idle });
+        // Half of them are about as long as calls take, so that the end of the one meets the beginning of the other.
+        let idle_max = if self.rng.chance(500) { SHORT_SECS.min(self.bounds.idle_max) } else { self.bounds.idle_max };
+        let idle = Duration::from_secs(self.rng.between(1, idle_max));
         let limit = |limit: u64| u32::try_from(limit).unwrap_or(u32::MAX);
         Scaling::new(limit(min), limit(max), idle).expect("the minimum is below the maximum")
     }

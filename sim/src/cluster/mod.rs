@@ -54,7 +54,7 @@ const REST_MAX: Duration = Duration::from_secs(30);
 const ANSWER_MAX: Duration = Duration::from_secs(8);
 
 /// Rare paths that many seeds together must reach, by the names of their counts.
-pub const RARE: [&str; 23] = [
+pub const RARE: [&str; 24] = [
     "asked of a peer",
     "hops",
     "lost with a peer",
@@ -78,6 +78,7 @@ pub const RARE: [&str; 23] = [
     "refused as too new",
     "labels",
     "nodes upgraded",
+    "daemons away",
 ];
 
 /// What happened to one cluster.

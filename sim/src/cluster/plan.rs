@@ -8,9 +8,10 @@ use control_plane::state::Command;
 
 use super::FOUNDER;
 use super::world::{Machine, World};
-use crate::nature::Init;
+use crate::call::{Errand, Kind};
+use crate::nature::{Init, STOP_GRACE};
 use crate::node::Event;
-use crate::raft::{self, Micros, Oracle};
+use crate::raft::{self, Micros, Oracle, runtime};
 use crate::rng::Rng;
 use crate::swarm::Swarm;
 use crate::workload::{self, Bounds, Drawn};
@@ -29,6 +30,12 @@ const LET_IN_MAX: u32 = 200;
 
 /// How many of a thousand clusters begin with an older version.
 const OLD_PERMILLE: u32 = 300;
+
+/// How many of a thousand clusters have a daemon that is away during a deployment.
+const AWAY_PERMILLE: u32 = 300;
+
+/// How many calls wait for it, each of which keeps its instance until its time is over.
+const AWAY_CALLS: u32 = 120;
 
 /// How many labels are set where nodes of older versions are.
 const LABELS: usize = 6;
@@ -76,7 +83,14 @@ pub(super) fn begin(world: &mut World, seed: u64, end: Timestamp) {
         jams: [200, 1_000, 3_000],
         broken: &[Init::Raises, Init::Exits],
     };
-    let Drawn { natures, events } = workload::draw(Rng::stream(seed, "workload"), bounds);
+    let Drawn { mut natures, events } = workload::draw(Rng::stream(seed, "workload"), bounds);
+    let mut absence = Rng::stream(seed, "away");
+    let is_deploy = |event: &Event| matches!(event, Event::Operate(Command::DeployApp { .. }));
+    let second = events.iter().filter(|(_, event)| is_deploy(event)).nth(1).cloned();
+    if let Some((at, deploy)) = second.filter(|_| absence.chance(AWAY_PERMILLE)) {
+        natures.values_mut().for_each(|nature| nature.stop = STOP_GRACE);
+        away(world, &mut absence, at, deploy);
+    }
     for node in world.nodes.values_mut() {
         node.natures.extend(natures.clone());
     }
@@ -102,6 +116,28 @@ pub(super) fn begin(world: &mut World, seed: u64, end: Timestamp) {
         world.at(at, by, Event::Operate(Command::Drain { node, is_draining: true }));
         world.at(until, by, Event::Operate(Command::Drain { node, is_draining: false }));
     }
+}
+
+/// Takes the daemon of the smallest node away while everything is deployed anew, and lets callers come as it is back: what outlived
+/// it and nobody wants takes its time to end, and what they need is started beside it.
+fn away(world: &mut World, rng: &mut Rng, at: Timestamp, deploy: Event) {
+    let Event::Operate(Command::DeployApp { functions, .. }) = &deploy else { return };
+    let Some(name) = functions.first().map(|function| function.name.clone()) else { return };
+    let Some(node) = world.nodes.values().min_by_key(|node| node.capacity.memory).map(|node| node.id) else { return };
+    let back = Duration::from_millis(rng.between(1_000, 2_500));
+    for _ in 0..AWAY_CALLS {
+        let arrives = at + back + Duration::from_millis(rng.between(50, 1_500));
+        world.at(arrives, node, Event::Arrive(name.clone(), Errand { kind: Kind::Hang, tries: 0 }));
+    }
+    let others: Vec<NodeId> = world.nodes.keys().copied().filter(|other| *other != node).collect();
+    // Whoever was to deploy it may be the one that is down.
+    world.at(at, *rng.pick(&others), deploy);
+    let (cluster, number) = (world.replicas().clone(), u64::from(node.0));
+    runtime::after(at.since(world.now), move || {
+        cluster.oracle().count("daemons away");
+        cluster.crash(&[number], raft::Crash::Process);
+        runtime::after(back, move || cluster.boot(number));
+    });
 }
 
 /// Lets operators set labels where not every node may be able to read that.
