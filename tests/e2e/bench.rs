@@ -66,6 +66,7 @@ fn benchmarks_of_a_cluster_have_every_figure() {
         let report = report(bench, 1);
         let found = report["sections"].as_array().expect("there are sections");
         assert_eq!(found.len(), sections, "{report}");
+        let mut answered = 0;
         for section in found {
             let ours = &section["rows"][0];
             let is_measured = ours["samples"].as_u64() > Some(0) && ours["p50"].is_number();
@@ -73,8 +74,10 @@ fn benchmarks_of_a_cluster_have_every_figure() {
             if let Some(calls) = ours["parts"]["calls"].as_f64() {
                 let failed = ours["parts"]["failed calls"].as_f64().expect("it is told beside the calls");
                 assert!(calls > 0.0 && failed < calls / 2.0, "{bench}: most calls are answered: {section}");
+                answered += 1;
             }
         }
+        assert_eq!(answered, if bench == "death" { 2 } else { 0 }, "{bench}: {report}");
         let goals: usize = found.iter().filter_map(|section| Some(section["goals"].as_array()?.len())).sum();
         // What is to be some times a peer's says nothing where the peer is not installed.
         let lacks_peer = bench == "reads" && found[0]["rows"][1]["p50"].is_null();

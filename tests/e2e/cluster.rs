@@ -80,9 +80,11 @@ impl Life {
     /// Ends it: no call failed, one order explains all changes and reads, and the hosts agree about what holds.
     pub(crate) fn end(self, what: &str, rack: &Rack, hosts: &[usize]) -> WritersReport {
         for (host, load) in self.calls {
+            assert!(load.now() < LOAD_MAX, "{what}: calls ended before it was over");
             let LoadReport { succeeded, failed, slowest, .. } = load.finish();
             println!("{what}: host {host}: {succeeded} calls answered, {} failed, slowest {slowest:?}", failed.len());
             assert_eq!(failed, [], "{what}: calls failed at host {host}");
+            assert!(succeeded > 0, "{what}: nobody called host {host}");
         }
         let report = self.writers.finish();
         println!(

@@ -64,6 +64,7 @@ impl Rack {
     /// Gives a host whose agent does not run another address, which ends in `place`: more than there are hosts, and below 254.
     pub fn relocate(&mut self, host: usize, place: usize) {
         assert!(self.host(host).agent.is_none(), "host {host} runs");
+        assert!((self.hosts.len() + 1..254).contains(&place), "{place} may be another host's");
         let netns = self.netns(host);
         ip(&["-n", &netns, "addr", "del", &format!("{}/24", self.address(host)), "dev", "eth0"]);
         self.host_mut(host).place = place;

@@ -123,15 +123,19 @@ impl Rack {
 
     /// Founds a cluster on the first host and lets all others join it; returns how long that took.
     pub fn found(&mut self) -> Duration {
+        self.found_with(&[], self.hosts.len())
+    }
+
+    /// Founds a cluster of the first `count` hosts, the first of which takes these arguments; returns how long that took.
+    pub fn found_with(&mut self, founder: &[&str], count: usize) -> Duration {
         let began = Instant::now();
-        self.start(1, &[]);
-        let token = self.token();
-        let (contact, all) = (format!("{}:8100", self.address(1)), self.hosts.len());
-        for host in 2..=all {
+        self.start(1, founder);
+        let (contact, token) = (format!("{}:8100", self.address(1)), self.token());
+        for host in 2..=count {
             self.launch(host, &["--join", &contact, "--token", &token]);
         }
-        (2..=all).for_each(|host| self.until_ready(host));
-        let voters = all.min(3).div_ceil(2) * 2 - 1;
+        (2..=count).for_each(|host| self.until_ready(host));
+        let voters = count.min(3).div_ceil(2) * 2 - 1;
         eventually("an odd number votes", READY_MAX, || (self.voters(1).len() == voters).then_some(()));
         began.elapsed()
     }
@@ -216,15 +220,14 @@ impl Rack {
     /// Asks the agent of a host to end and waits until it has.
     pub fn stop(&mut self, host: usize) {
         self.signal(host, "TERM");
-        let mut agent = self.host_mut(host).agent.take().expect("the agent runs");
-        let ended = eventually("the agent ends", STOP_MAX, || agent.try_wait().expect("the child can be waited for"));
-        assert!(ended.success(), "the agent of host {host} ended with {ended}\n{}", self.log(host));
+        let code = self.until_ended(host);
+        assert_eq!(code, Some(0), "the agent of host {host} ended\n{}", self.log(host));
     }
 
-    /// Waits until the agent of a host has ended by itself; returns its exit code.
+    /// Waits until the agent of a host has ended; returns its exit code.
     pub fn until_ended(&mut self, host: usize) -> Option<i32> {
         let mut agent = self.host_mut(host).agent.take().expect("the agent runs");
-        let ended = eventually("the agent ends", READY_MAX, || agent.try_wait().expect("the child can be waited for"));
+        let ended = eventually("the agent ends", STOP_MAX, || agent.try_wait().expect("the child can be waited for"));
         ended.code()
     }
 
@@ -317,6 +320,11 @@ impl Rack {
         let members = self.cluster(host)["members"].as_array().cloned().unwrap_or_default();
         let voters = members.iter().filter(|member| member["role"] == "voter");
         voters.map(|member| member["address"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// Returns whether a host votes, as far as another one knows.
+    pub fn votes(&self, asked: usize, host: usize) -> bool {
+        self.voters(asked).contains(&format!("{}:8100", self.address(host)))
     }
 
     /// Returns how many sandboxes of a host have a wire to it.
