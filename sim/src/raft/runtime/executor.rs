@@ -8,13 +8,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::mem;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Wake, Waker};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use super::join::{self, Join};
+use super::tasks::{Ready, Task, TaskId, Tasks, Work};
 use crate::rng::Rng;
 
 /// How many steps may be taken without time going on: more is a loop that waits for nothing.
@@ -26,33 +26,6 @@ pub(crate) struct Group(u64);
 
 /// The group of everything that is not part of a simulated process.
 pub(crate) const WORLD: Group = Group(0);
-
-type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-struct Task {
-    /// Taken out while it is polled.
-    work: Option<Work>,
-    group: Group,
-    waker: Arc<TaskWaker>,
-}
-
-struct TaskWaker {
-    task: u64,
-    is_queued: AtomicBool,
-    ready: Arc<Mutex<Vec<u64>>>,
-}
-
-impl Wake for TaskWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.is_queued.swap(true, Ordering::Relaxed) {
-            self.ready.lock().unwrap_or_else(PoisonError::into_inner).push(self.task);
-        }
-    }
-}
 
 /// What happens at some time.
 pub(super) enum Event {
@@ -70,11 +43,11 @@ pub(super) struct Core {
     due: VecDeque<Event>,
     pub(super) draws: Rng,
     order: Rng,
-    tasks: BTreeMap<u64, Task>,
-    ready: Arc<Mutex<Vec<u64>>>,
+    tasks: Tasks,
+    ready: Ready,
     groups: BTreeSet<Group>,
     /// The paused groups, and the tasks of each that would be ready.
-    paused: BTreeMap<Group, Vec<u64>>,
+    paused: BTreeMap<Group, Vec<TaskId>>,
     current: Group,
     last: u64,
     hash: u64,
@@ -90,7 +63,7 @@ impl Core {
             due: VecDeque::new(),
             draws: Rng::stream(seed, "openraft"),
             order: Rng::stream(seed, "order of tasks"),
-            tasks: BTreeMap::new(),
+            tasks: Tasks::default(),
             ready: Arc::default(),
             groups: BTreeSet::from([WORLD]),
             paused: BTreeMap::new(),
@@ -117,9 +90,9 @@ impl Core {
     }
 
     /// Takes a ready task at random; tasks of paused groups are put by.
-    fn pick(&mut self) -> Option<u64> {
+    fn pick(&mut self) -> Option<TaskId> {
         loop {
-            let number = {
+            let id = {
                 let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
                 if ready.is_empty() {
                     return None;
@@ -127,10 +100,10 @@ impl Core {
                 let index = self.order.below(ready.len() as u64);
                 ready.swap_remove(usize::try_from(index).unwrap_or(0))
             };
-            let Some(task) = self.tasks.get(&number) else { continue };
+            let Some(task) = self.tasks.get_mut(id) else { continue };
             match self.paused.get_mut(&task.group) {
-                Some(parked) => parked.push(number),
-                None => return Some(number),
+                Some(parked) => parked.push(id),
+                None => return Some(id),
             }
         }
     }
@@ -141,13 +114,13 @@ impl Core {
         if let Some(event) = self.due.pop_front() {
             return Step::Fire(event);
         }
-        if let Some(number) = self.pick() {
-            self.mix(number);
-            let Some(task) = self.tasks.get_mut(&number) else { return Step::Again };
+        if let Some(id) = self.pick() {
+            self.mix(id.number);
+            let Some(task) = self.tasks.get_mut(id) else { return Step::Again };
             task.waker.is_queued.store(false, Ordering::Relaxed);
             let Some(work) = task.work.take() else { return Step::Again };
             self.current = task.group;
-            return Step::Poll(number, work, Waker::from(Arc::clone(&task.waker)));
+            return Step::Poll(id, work, Waker::from(Arc::clone(&task.waker)));
         }
         match self.events.first_key_value() {
             Some((key, _)) if key.0 <= until => {
@@ -171,7 +144,7 @@ impl Core {
 }
 
 enum Step {
-    Poll(u64, Work, Waker),
+    Poll(TaskId, Work, Waker),
     Fire(Event),
     Again,
     /// The next event lies beyond the end.
@@ -246,10 +219,10 @@ pub(crate) fn spawn_in<T: Send + 'static>(group: Group, future: impl Future<Outp
     let mut work: Option<Work> = Some(Box::pin(work));
     try_with(|core| {
         if core.groups.contains(&group) {
-            let task = core.number();
-            let waker = Arc::new(TaskWaker { task, is_queued: AtomicBool::new(false), ready: Arc::clone(&core.ready) });
-            waker.wake_by_ref();
-            core.tasks.insert(task, Task { work: work.take(), group, waker });
+            let number = core.number();
+            if let Some(work) = work.take() {
+                core.tasks.insert(number, group, work, &core.ready);
+            }
         }
     });
     join
@@ -260,12 +233,8 @@ pub(crate) fn kill(group: Group) {
     let (dead, before): (Vec<Task>, Group) = with(|core| {
         core.groups.remove(&group);
         core.paused.remove(&group);
-        let tasks = mem::take(&mut core.tasks);
-        let (dead, alive): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            tasks.into_iter().partition(|(_, task)| task.group == group);
-        core.tasks = alive;
         // What its futures start while they are dropped is of the same group, and dropped too.
-        (dead.into_values().collect(), mem::replace(&mut core.current, group))
+        (core.tasks.remove_of(group), mem::replace(&mut core.current, group))
     });
     drop(dead);
     with(|core| core.current = before);
@@ -302,9 +271,9 @@ pub(crate) fn run_until(until: Duration, mut stop: impl FnMut() -> bool) -> bool
                 let ended = with(|core| {
                     core.current = WORLD;
                     if is_done {
-                        return core.tasks.remove(&task);
+                        return core.tasks.remove(task);
                     }
-                    if let Some(task) = core.tasks.get_mut(&task) {
+                    if let Some(task) = core.tasks.get_mut(task) {
                         task.work = work.take();
                     }
                     None

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! executor ── polls one ready task, picked at random; without any, goes on to the next event
+//!    ├── tasks    where they lie
 //!    ├── clock    waits and deadlines are events
 //!    ├── join     what a task comes to
 //!    └── mpsc, oneshot, watch, mutex: wake in one order, unlike those of tokio
@@ -13,6 +14,7 @@ mod join;
 mod mpsc;
 mod mutex;
 mod oneshot;
+mod tasks;
 mod watch;
 
 use std::convert::Infallible;
