@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod data_dir;
 mod error_chain;
 pub mod gateway;
+mod heap;
 pub mod image;
 pub mod leader;
 pub mod manifest;

@@ -29,7 +29,7 @@ use clap::Parser;
 
 use self::args::{Arguments, Command};
 use self::failure::Failure;
-use crate::priority;
+use crate::{heap, priority};
 
 /// Runs the command that this process was started with and returns its exit code.
 pub fn main() -> ExitCode {
@@ -44,6 +44,7 @@ pub fn main() -> ExitCode {
     };
     if matches!(arguments.command, Command::Dev(_) | Command::Agent(_) | Command::BenchVoter(_)) {
         priority::go_first();
+        heap::keep_little();
     }
     let result = match arguments.command {
         // These two are the node, and this one makes sandboxes as a node does: they need all cores.
