@@ -226,8 +226,9 @@ impl Rack {
 
     /// Waits until the agent of a host has ended; returns its exit code.
     pub fn until_ended(&mut self, host: usize) -> Option<i32> {
-        let mut agent = self.host_mut(host).agent.take().expect("the agent runs");
+        let agent = self.host_mut(host).agent.as_mut().expect("the agent runs");
         let ended = eventually("the agent ends", STOP_MAX, || agent.try_wait().expect("the child can be waited for"));
+        self.host_mut(host).agent = None;
         ended.code()
     }
 
