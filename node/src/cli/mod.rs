@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use self::args::{Arguments, Command};
+use self::args_bench::BenchKind;
 use self::failure::Failure;
 use crate::{heap, priority};
 
@@ -42,7 +43,13 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    if matches!(arguments.command, Command::Dev(_) | Command::Agent(_) | Command::BenchVoter(_)) {
+    let goes_first = match &arguments.command {
+        Command::Dev(_) | Command::Agent(_) | Command::BenchVoter(_) => true,
+        // A client that shares the machine with the voters it drives, all of which go first, would be starved by them.
+        Command::Bench(bench) => matches!(bench.kind, BenchKind::Commits(_) | BenchKind::Reads(_)),
+        _ => false,
+    };
+    if goes_first {
         priority::go_first();
         heap::keep_little();
     }
