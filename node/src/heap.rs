@@ -2,7 +2,8 @@
 //!
 //! glibc keeps freed memory for whoever asks next, in arenas of which every thread has one, and takes more and more for small
 //! enough to be kept: whatever size was freed once. A node that has unpacked one image would hold on to ten MiB for ever.
-//! With fixed bounds a large buffer is a mapping of its own, which ends with it, and is in memory only as far as it is written.
+//! With fixed bounds, see mallopt(3), a large buffer is a mapping of its own: it ends with it, and is in memory only as far as it is
+//! written.
 
 #![expect(unsafe_code, reason = "the C library is asked for what no safe wrapper asks it for")]
 

@@ -55,7 +55,7 @@ fn roles(rack: &Rack) -> Roles {
     Roles { leader, learner: *learner, voters }
 }
 
-/// Returns how often hosts have given another one a certificate in the place of one that had ended.
+/// Returns how often hosts have given another one, which was away, another certificate.
 fn returned(rack: &Rack, hosts: &[usize], to: usize) -> usize {
     let name = format!("host-{to}");
     let members = rack.cluster(hosts[0])["members"].as_array().cloned().unwrap_or_default();

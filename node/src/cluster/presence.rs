@@ -63,7 +63,7 @@ pub enum Refused {
     /// It is not registered.
     #[error(transparent)]
     Registration(Rejection),
-    /// Its certificate has ended, and it gets no other one.
+    /// It gets no other certificate.
     #[error(transparent)]
     Certificate(Arc<StandingError>),
 }
